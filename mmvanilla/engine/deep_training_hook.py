@@ -1,0 +1,184 @@
+"""The deep training schedule (paper section 3.1): λ from 0 to 1, then one fused network."""
+
+import copy
+import inspect
+import math
+from pathlib import Path
+from typing import Any, Iterator, Optional
+
+import torch
+from mmengine.config import Config
+from mmengine.dist import master_only
+from mmengine.hooks import EMAHook, Hook
+from mmengine.runner import IterBasedTrainLoop, Runner
+
+from ..checkpoint import replace_when_whole
+from ..errors import UsageError
+from ..models.reparameterize import (
+    check_fused,
+    deep_convs,
+    set_deep_training_lambda,
+    switch_to_deploy,
+    unwrap,
+)
+from ..registry import HOOKS, MODELS, register
+from ..version import __version__
+
+SCHEDULES = {
+    'linear': lambda progress: progress,
+    'cosine': lambda progress: (1 - math.cos(math.pi * progress)) / 2,
+}
+
+
+def deep_training_lambda(step: int, total: int, schedule: str = 'linear') -> float:
+    """λ at a step (epoch or iteration, from 0) of a schedule that reaches 1 at step ``total``."""
+    return SCHEDULES[schedule](min(step / total, 1.0) if total else 1.0)
+
+
+@register(HOOKS)
+class DeepTrainingHook(Hook):
+    """Anneals λ of every deep convolution from 0 to 1, and writes the fused network at the end.
+
+    λ is a function of the epoch or iteration alone, so that a resumed run goes on as it was. It is
+    logged as ``lambda`` beside the learning rate. The fused checkpoint lies beside the last one, as
+    ``*_deploy.pth``; it holds the weights that were evaluated, under EMA the averaged ones.
+
+    Args:
+        decay_epochs: Epochs E until λ = 1 (the paper: 100 of 300); 0 for λ = 1 throughout.
+        schedule: 'linear', λ = e / E, or 'cosine', λ = (1 - cos(π e / E)) / 2.
+        by_epoch: Whether λ moves at every epoch, or at every iteration.
+        decay_iters: Iterations until λ = 1, with ``by_epoch=False``.
+
+    Raises:
+        UsageError: for an unknown schedule, or a length that is missing or negative.
+    """
+
+    def __init__(
+        self,
+        decay_epochs: int = 100,
+        schedule: str = 'linear',
+        by_epoch: bool = True,
+        decay_iters: Optional[int] = None,
+    ) -> None:
+        if schedule not in SCHEDULES:
+            raise UsageError(
+                f'schedule={schedule!r} is unknown: choose one of {", ".join(SCHEDULES)}.'
+            )
+        if by_epoch == (decay_iters is not None):
+            raise UsageError(
+                'decay_iters goes with by_epoch=False, decay_epochs with by_epoch=True.'
+            )
+        self.length_name = 'decay_epochs' if by_epoch else 'decay_iters'
+        self.length = decay_epochs if by_epoch else decay_iters
+        if self.length < 0:
+            raise UsageError(f'{self.length_name}={self.length} is negative: give 0 or more.')
+        self.schedule = schedule
+        self.by_epoch = by_epoch
+        self.weights_loaded = False
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        self.weights_loaded = not runner._resume
+
+    def before_train(self, runner: Runner) -> None:
+        if self.by_epoch and isinstance(runner.train_loop, IterBasedTrainLoop):
+            raise UsageError(
+                'DeepTrainingHook counts epochs, but the train loop counts iterations: '
+                'give it by_epoch=False and decay_iters.'
+            )
+        if next(deep_convs(runner.model), None) is None:
+            raise UsageError(
+                'DeepTrainingHook found no deep convolution in the model: remove the hook.'
+            )
+        steps = runner.max_epochs if self.by_epoch else runner.max_iters
+        last = deep_training_lambda(steps - 1, self.length, self.schedule)
+        if last < 1:
+            runner.logger.warning(
+                f'λ reaches only {last:.3g} in the {steps} {"epochs" if self.by_epoch else "iterations"} '
+                f'of this run ({self.length_name}={self.length}): the network will keep its '
+                'activations between the convolutions, so it cannot be fused, and no fused checkpoint '
+                f'will be written. To have one, set {self.length_name} to at most {steps - 1}.'
+            )
+        if self._lambda(runner) < 1 and (self.weights_loaded or _is_pretrained(runner.model)):
+            runner.logger.warning(
+                f'Weights were loaded, and training starts at λ = {self._lambda(runner):g}: the network '
+                'computes something else than the loaded one, until λ is 1 again. To fine-tune at '
+                f'λ = 1, set {self.length_name}=0.'
+            )
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        if self.by_epoch:
+            self._set_lambda(runner)
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        if not self.by_epoch:
+            self._set_lambda(runner)
+        runner.message_hub.update_scalar('train/lambda', self._lambda(runner))
+
+    @master_only
+    def after_train(self, runner: Runner) -> None:
+        averaged = _averaged_models(runner)
+        model = unwrap(averaged[0] if averaged else runner.model)
+        reached = min(conv.lambda_ for conv in deep_convs(model))
+        if reached < 1:
+            runner.logger.warning(f'No fused checkpoint is written: λ is {reached:.3g}, not 1.')
+            return
+        fused = switch_to_deploy(model)
+        check_fused(model, fused)
+        last = runner.message_hub.get_info('last_ckpt') or f'{runner.work_dir}/last.pth'
+        path = Path(last).with_name(f'{Path(last).stem}_deploy.pth')
+        checkpoint = dict(
+            meta=dict(
+                cfg=deploy_config(runner.cfg).pretty_text,
+                dataset_meta=getattr(runner.train_dataloader.dataset, 'metainfo', None),
+                epoch=runner.epoch,
+                iter=runner.iter,
+                mmvanilla_version=__version__,
+            ),
+            state_dict={name: value.cpu() for name, value in fused.state_dict().items()},
+        )
+        with replace_when_whole(path) as temporary:
+            torch.save(checkpoint, temporary)
+        runner.logger.info(f'The fused network is in {path}.')
+
+    def _lambda(self, runner: Runner) -> float:
+        step = runner.epoch if self.by_epoch else runner.iter
+        return deep_training_lambda(step, self.length, self.schedule)
+
+    def _set_lambda(self, runner: Runner) -> None:
+        for model in (runner.model, *_averaged_models(runner)):
+            set_deep_training_lambda(model, self._lambda(runner))
+
+
+def _averaged_models(runner: Runner) -> list:
+    return [hook.ema_model for hook in runner.hooks if isinstance(hook, EMAHook)]
+
+
+def _is_pretrained(model: torch.nn.Module) -> bool:
+    """Whether a module around deep convolutions was initialized from a checkpoint."""
+    for module in model.modules():
+        cfgs = getattr(module, 'init_cfg', None) or []
+        cfgs = [cfgs] if isinstance(cfgs, dict) else cfgs
+        pretrained = any(cfg['type'] == 'Pretrained' and cfg.get('checkpoint') for cfg in cfgs)
+        if pretrained and next(deep_convs(module), None):
+            return True
+    return False
+
+
+def deploy_config(cfg: Config) -> Config:
+    """A copy of a config that builds the parts of this package in deploy form, for fused weights."""
+    cfg = copy.deepcopy(cfg)
+    for part in _dicts(cfg.get('model')):
+        cls = MODELS.module_dict.get(str(part.get('type')).split('.')[-1])
+        if cls is not None and 'deploy' in inspect.signature(cls).parameters:
+            part['deploy'] = True
+    return cfg
+
+
+def _dicts(value: Any) -> Iterator[dict]:
+    """Every dict inside nested dicts and lists."""
+    if isinstance(value, dict):
+        yield value
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _dicts(item)

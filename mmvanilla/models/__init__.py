@@ -1,0 +1,15 @@
+from .deep_conv import DeepConv
+from .official import convert_official_state_dict
+from .reparameterize import merge_deep_convs, set_deep_training_lambda, switch_to_deploy
+from .series_activation import SeriesActivation
+from .vanillanet import VanillaNet
+
+__all__ = [
+    'DeepConv',
+    'SeriesActivation',
+    'VanillaNet',
+    'convert_official_state_dict',
+    'merge_deep_convs',
+    'set_deep_training_lambda',
+    'switch_to_deploy',
+]

@@ -1,0 +1,160 @@
+"""The deep convolution: two convolutions in training that are one in deployment (section 3.1)."""
+
+from typing import Optional
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import UsageError
+from .folding import WeightBias, conv_like, fuse_conv_bn, merge_convs
+from .norm import build_batch_norm
+
+
+class DeepActivation(nn.Module):
+    """``(1 - λ) ReLU(x) + λ x`` (equation 1), which is a leaky ReLU of slope λ.
+
+    λ travels with the state dict as a 0-dim float64 tensor, exact to the last digit. It is not a
+    buffer: an averaged model (EMA) would average it, and it would then never be exactly 1.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lambda_ = 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if self.lambda_ == 1 else F.leaky_relu(x, self.lambda_)
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor(self.lambda_, dtype=torch.float64)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.lambda_ = float(state)
+
+    def extra_repr(self) -> str:
+        return f'lambda_={self.lambda_}'
+
+
+class DeepConv(nn.Module):
+    """A convolution that is trained as two, with an activation between them that fades to identity.
+
+    ====== ============================== ==============================================
+    form   contents                       use
+    ====== ============================== ==============================================
+    deep   conv · BN · [λ] · conv (· BN)  training, at any λ
+    merged conv (· BN)                    training once λ = 1, the pair folded into one
+    deploy conv                           inference, everything folded
+    ====== ============================== ==============================================
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        kernel_size: Kernel size of the first convolution; the second is 1x1, which makes the pair
+            merge exactly.
+        stride: Stride of the first convolution.
+        padding: Padding of the first convolution.
+        mid_channels: Channels between the two; ``in_channels`` by default.
+        norm_cfg: Config of the batch norms.
+        final_norm: Whether a norm follows the second convolution (not in a classifier).
+        deploy: Whether to build the deploy form.
+
+    Shape: (N, C_in, H, W) to (N, C_out, H', W').
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 1,
+        stride: int = 1,
+        padding: int = 0,
+        mid_channels: Optional[int] = None,
+        norm_cfg: dict = dict(type='BN'),
+        final_norm: bool = True,
+        deploy: bool = False,
+    ) -> None:
+        super().__init__()
+        geometry = dict(kernel_size=kernel_size, stride=stride, padding=padding)
+        if deploy:
+            self.conv = nn.Conv2d(in_channels, out_channels, **geometry)
+            self.norm = None
+            return
+        mid_channels = mid_channels or in_channels
+        self.conv1 = nn.Conv2d(in_channels, mid_channels, **geometry)
+        self.norm1 = build_batch_norm(norm_cfg, mid_channels)
+        self.act = DeepActivation()
+        self.conv2 = nn.Conv2d(mid_channels, out_channels, 1)
+        self.norm = build_batch_norm(norm_cfg, out_channels) if final_norm else None
+
+    @property
+    def is_deep(self) -> bool:
+        """Whether the two convolutions are still two."""
+        return hasattr(self, 'conv1')
+
+    @property
+    def lambda_(self) -> float:
+        """λ of equation 1; 1 once merged. A new module has λ = 1 until a schedule sets it."""
+        return self.act.lambda_ if self.is_deep else 1.0
+
+    @lambda_.setter
+    def lambda_(self, value: float) -> None:
+        if not 0 <= value <= 1:
+            raise UsageError(f'λ = {value} is out of range: it goes from 0 to 1.')
+        if self.is_deep:
+            self.act.lambda_ = float(value)
+        elif value != 1:
+            raise UsageError(
+                f'λ = {value} cannot be set on a merged deep convolution: its two convolutions are '
+                'one; build the network in its deep form.'
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.is_deep:
+            x = self.norm1(self.conv1(x))  # (N, C_mid, H', W')
+            x = self.conv2(self.act(x))  # (N, C_out, H', W')
+        else:
+            x = self.conv(x)
+        return x if self.norm is None else self.norm(x)
+
+    def merge(self) -> None:
+        """Deep to merged form, in place; does nothing in the other forms.
+
+        Raises:
+            UsageError: if λ is not 1.
+        """
+        self.check_mergeable()
+        if self.is_deep:
+            self._set_conv(*self._merged())
+
+    def switch_to_deploy(self) -> None:
+        """Any form to deploy form, in place; does nothing in deploy form.
+
+        Raises:
+            UsageError: if λ is not 1.
+        """
+        self.check_mergeable()
+        if self.norm is not None:
+            self._set_conv(*fuse_conv_bn(*self._merged(), self.norm))
+            self.norm = None
+        elif self.is_deep:
+            self._set_conv(*self._merged())
+
+    def check_mergeable(self) -> None:
+        """Raises UsageError if λ is not 1."""
+        if self.lambda_ != 1:
+            raise UsageError(
+                f'λ = {self.lambda_:g}: the two convolutions of a deep convolution merge only at λ = 1; '
+                'train until the schedule reaches it, or call set_deep_training_lambda(model, 1).'
+            )
+
+    def _merged(self) -> WeightBias:
+        """Weight and bias of the one convolution, the last norm apart, in float64 if it was two."""
+        if not self.is_deep:
+            return self.conv.weight, self.conv.bias
+        first = fuse_conv_bn(self.conv1.weight, self.conv1.bias, self.norm1)
+        return merge_convs(first, (self.conv2.weight, self.conv2.bias))
+
+    def _set_conv(self, weight: Tensor, bias: Tensor) -> None:
+        self.conv = conv_like(self.conv1 if self.is_deep else self.conv, weight, bias)
+        if self.is_deep:
+            del self.conv1, self.norm1, self.act, self.conv2

@@ -1,0 +1,32 @@
+"""Batch norms by config, without mmcv."""
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..errors import UsageError
+
+NORM_LAYERS = {'BN': nn.BatchNorm2d, 'BN2d': nn.BatchNorm2d, 'SyncBN': nn.SyncBatchNorm}
+
+
+def build_batch_norm(norm_cfg: dict, num_features: int) -> _BatchNorm:
+    """Builds a batch norm from a config of mmcv's form; eps is 1e-6 unless ``norm_cfg`` gives one.
+
+    Args:
+        norm_cfg: ``type`` ('BN' or 'SyncBN'), optional ``requires_grad``, and arguments of the layer.
+        num_features: Number of channels.
+
+    Raises:
+        UsageError: if the type is not a batch norm: only those fold into a convolution.
+    """
+    kwargs = {'eps': 1e-6, **norm_cfg}
+    norm_type = kwargs.pop('type', None)
+    if norm_type not in NORM_LAYERS:
+        raise UsageError(
+            f'norm_cfg has type {norm_type!r}, which cannot be folded into a convolution: '
+            f'choose one of {", ".join(NORM_LAYERS)}.'
+        )
+    requires_grad = kwargs.pop('requires_grad', True)
+    norm = NORM_LAYERS[norm_type](num_features, **kwargs)
+    for param in norm.parameters():
+        param.requires_grad = requires_grad
+    return norm

@@ -1,0 +1,117 @@
+"""λ, merging and fusing over whole networks: detectors, classifiers, any ``nn.Module``."""
+
+import copy
+from typing import Iterator
+
+import torch
+from mmengine.model import BaseAveragedModel, is_model_wrapper
+from torch import nn
+
+from .deep_conv import DeepConv
+from .series_activation import SeriesActivation
+
+
+def set_deep_training_lambda(model: nn.Module, value: float) -> None:
+    """Sets λ (equation 1) of every deep convolution inside ``model``.
+
+    Args:
+        model: Any module; wrapped (DDP, EMA) models too.
+        value: λ, from 0 (ReLU) to 1 (identity).
+
+    Raises:
+        UsageError: if λ is out of range, or below 1 where the two convolutions are merged already.
+    """
+    for conv in deep_convs(model):
+        conv.lambda_ = value
+
+
+def merge_deep_convs(model: nn.Module, inplace: bool = False) -> nn.Module:
+    """Folds the pair of every deep convolution into one, still trainable (section 3.1).
+
+    Args:
+        model: Any module; of a wrapped (DDP, EMA) model the bare network inside is taken.
+        inplace: Whether to change ``model`` itself instead of a copy.
+
+    Returns:
+        The network in merged form, in the mode (training or eval) that it was in.
+
+    Raises:
+        UsageError: if λ is not 1 in any deep convolution; nothing is changed then.
+    """
+    model = _checked_network(model, inplace)
+    for conv in list(deep_convs(model)):
+        conv.merge()
+    return model
+
+
+def switch_to_deploy(model: nn.Module, inplace: bool = False) -> nn.Module:
+    """Folds everything that can be folded, for inference: one convolution per layer.
+
+    Every module with a method ``switch_to_deploy`` is switched, those of other packages too.
+
+    Args:
+        model: Any module in any form; of a wrapped (DDP, EMA) model the bare network inside is taken.
+        inplace: Whether to change ``model`` itself instead of a copy.
+
+    Returns:
+        The network in deploy form and eval mode. It computes what ``model.eval()`` does.
+
+    Raises:
+        UsageError: if λ is not 1 in any deep convolution; nothing is changed then.
+    """
+    model = _checked_network(model, inplace)
+    for module in list(model.modules()):
+        if hasattr(module, 'switch_to_deploy'):
+            module.switch_to_deploy()
+    return model.eval()
+
+
+def deep_convs(model: nn.Module) -> Iterator[DeepConv]:
+    """Every deep convolution inside ``model``."""
+    return (module for module in model.modules() if isinstance(module, DeepConv))
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The bare network inside DDP and EMA wrappers."""
+    while is_model_wrapper(model) or isinstance(model, BaseAveragedModel):
+        model = model.module
+    return model
+
+
+def check_fused(model: nn.Module, fused: nn.Module, tolerance: float = 1e-4) -> None:
+    """Compares each fused layer with the layers that it was made of, on random input in float64.
+
+    Layer by layer and in double precision, so that neither rounding nor the network's own
+    amplification of it hides or fakes an error.
+
+    Args:
+        model: The network before fusing.
+        fused: The network after it.
+        tolerance: Largest difference allowed, relative to the largest output.
+
+    Raises:
+        RuntimeError: naming the first layer that computes something else.
+    """
+    fused_modules = dict(fused.named_modules())
+    generator = torch.Generator().manual_seed(0)
+    for name, module in unwrap(model).named_modules():
+        if not isinstance(module, (DeepConv, SeriesActivation)):
+            continue
+        before = copy.deepcopy(module).double().cpu().eval()
+        after = copy.deepcopy(fused_modules[name]).double().cpu().eval()
+        channels = after.conv.in_channels if after.conv.groups == 1 else after.conv.out_channels
+        x = torch.randn(2, channels, 8, 8, dtype=torch.float64, generator=generator)
+        with torch.no_grad():
+            expected, got = before(x), after(x)
+        error = ((got - expected).abs().max() / expected.abs().max()).item()
+        if not error <= tolerance:
+            raise RuntimeError(
+                f'{name}: the fused layer differs from the trained one by {error:.2g}.'
+            )
+
+
+def _checked_network(model: nn.Module, inplace: bool) -> nn.Module:
+    model = unwrap(model)
+    for conv in deep_convs(model):
+        conv.check_mergeable()
+    return model if inplace else copy.deepcopy(model)

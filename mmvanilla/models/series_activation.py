@@ -1,0 +1,52 @@
+"""The series informed activation function (paper section 3.2, equation 6)."""
+
+from torch import Tensor, nn
+
+from .folding import conv_like, fuse_conv_bn
+from .norm import build_batch_norm
+
+
+class SeriesActivation(nn.Module):
+    """``sum_{i,j in -n..n} a_ijc ReLU(x_{h+i,w+j,c} + b_c)``: a ReLU and a depthwise convolution.
+
+    In training form a batch norm follows the convolution; ``b_c`` is the bias of the norm before this
+    module. In deploy form the norm is folded into the convolution.
+
+    Args:
+        num_channels: Channels C of input and output.
+        act_num: The series number n; the depthwise kernel has 2n + 1 rows and columns.
+        norm_cfg: Config of the batch norm.
+        deploy: Whether to build the deploy form.
+
+    Shape: (N, C, H, W) to (N, C, H, W).
+    """
+
+    def __init__(
+        self,
+        num_channels: int,
+        act_num: int = 3,
+        norm_cfg: dict = dict(type='BN'),
+        deploy: bool = False,
+    ) -> None:
+        super().__init__()
+        self.relu = nn.ReLU()
+        self.conv = nn.Conv2d(
+            num_channels,
+            num_channels,
+            2 * act_num + 1,
+            padding=act_num,
+            groups=num_channels,
+            bias=deploy,
+        )
+        self.norm = None if deploy else build_batch_norm(norm_cfg, num_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(self.relu(x))
+        return x if self.norm is None else self.norm(x)
+
+    def switch_to_deploy(self) -> None:
+        """Folds the norm into the convolution, in place; does nothing in deploy form."""
+        if self.norm is not None:
+            weight, bias = fuse_conv_bn(self.conv.weight, self.conv.bias, self.norm)
+            self.conv = conv_like(self.conv, weight, bias)
+            self.norm = None
