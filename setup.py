@@ -1,4 +1,4 @@
-"""Packaging as OpenMMLab does it: an installed mmvanilla carries its configs, tools and model index."""
+"""Packaging as OpenMMLab does it: mmvanilla carries its configs, tools and model index."""
 
 import shutil
 import sys
@@ -16,8 +16,10 @@ def read_version() -> str:
 
 
 def add_mim_extension() -> None:
-    """Puts configs, tools and the model index into ``mmvanilla/.mim``: links in an editable install,
-    copies in a distribution."""
+    """Puts configs, tools and the model index into ``mmvanilla/.mim``.
+
+    Links in an editable install, copies in a distribution.
+    """
     if not {'develop', 'editable_wheel', 'sdist', 'bdist_wheel'} & set(sys.argv):
         return
     link = bool({'develop', 'editable_wheel'} & set(sys.argv)) and sys.platform != 'win32'

@@ -1,8 +1,8 @@
 """Checkpoint files: read without running code from them, written whole or not at all.
 
-torch >= 2.6 reads pickles with an allow-list. mmengine's training checkpoints hold a few objects that
-are not on it (its log history, and numpy's arrays and scalars inside), so that mmengine 0.10.7 cannot
-load its own files. Importing this module puts exactly those on the list.
+torch >= 2.6 reads pickles with an allow-list. mmengine's training checkpoints hold a few objects
+that are not on it (its log history, and numpy's arrays and scalars inside), so that mmengine 0.10.7
+cannot load its own files. Importing this module puts exactly those on the list.
 """
 
 import os
@@ -24,7 +24,7 @@ _STATISTICS = ('min', 'max', 'mean', 'current')
 
 
 def _history_buffer_statistic(owner: Any, name: str) -> Any:
-    """Stands in for ``getattr``, by which HistoryBuffer pickles its statistics: those and no others."""
+    """Stands in for ``getattr``, by which HistoryBuffer pickles its statistics; gives nothing else."""
     if owner is not HistoryBuffer or name not in _STATISTICS:
         raise pickle.UnpicklingError(f'getattr of {name!r} is not allowed in a checkpoint')
     return getattr(HistoryBuffer, name)
@@ -81,8 +81,8 @@ def load_checkpoint(
                 f'checkpoint {path} is not whole or not a checkpoint: get it again.'
             ) from error
         raise UsageError(
-            f'checkpoint {path} is refused: it holds {refused[1]}, which could run code on loading; '
-            'use a checkpoint of tensors.'
+            f'checkpoint {path} is refused: it holds {refused[1]}, which could run code on '
+            'loading; use a checkpoint of tensors.'
         ) from None
     except (
         RuntimeError,
@@ -104,7 +104,7 @@ def load_checkpoint(
 
 
 def get_state_dict(checkpoint: Mapping[str, Any]) -> Dict[str, Tensor]:
-    """The weights inside a checkpoint of mmengine or of the authors, whose EMA weights come first."""
+    """The weights inside a checkpoint of mmengine, or of the authors (EMA weights first)."""
     for key in ('state_dict', 'model_ema', 'model'):
         if isinstance(checkpoint.get(key), Mapping):
             checkpoint = checkpoint[key]

@@ -33,8 +33,8 @@ def check_versions(version_of: Callable[[str], str] = version) -> None:
             raise RuntimeError(f'mmvanilla needs {" or ".join(distributions)}: install it first.')
         if len(found) > 1:
             raise RuntimeError(
-                f'{" and ".join(found)} are both installed and overwrite each other: uninstall both, '
-                'then install one.'
+                f'{" and ".join(found)} are both installed and overwrite each other: '
+                'uninstall both, then install one.'
             )
         for name, installed in found.items():
             if Version(installed) < Version(first) or (end and Version(installed) >= Version(end)):

@@ -1,8 +1,8 @@
 """Registries of the scope ``mmvanilla``, children of mmengine's.
 
 ``type='mmvanilla.VanillaNet'`` is found from any OpenMMLab registry, because mmengine imports this
-module when it meets the scope. Everything is registered in mmengine's root registries too, so that
-``custom_imports=dict(imports=['mmvanilla'])`` makes the plain names work whatever the default scope.
+module when it meets the scope. Everything is registered in mmengine's root registries too: with
+``custom_imports=dict(imports=['mmvanilla'])`` the plain names work, whatever the default scope.
 """
 
 from typing import Callable

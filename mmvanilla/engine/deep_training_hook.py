@@ -1,13 +1,10 @@
 """The deep training schedule (paper section 3.1): λ from 0 to 1, then one fused network."""
 
-import copy
-import inspect
 import math
 from pathlib import Path
-from typing import Any, Iterator, Optional
+from typing import Any, Optional
 
 import torch
-from mmengine.config import Config
 from mmengine.dist import master_only
 from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import IterBasedTrainLoop, Runner
@@ -21,8 +18,9 @@ from ..models.reparameterize import (
     switch_to_deploy,
     unwrap,
 )
-from ..registry import HOOKS, MODELS, register
+from ..registry import HOOKS, register
 from ..version import __version__
+from .config import deploy_config
 
 SCHEDULES = {
     'linear': lambda progress: progress,
@@ -93,16 +91,17 @@ class DeepTrainingHook(Hook):
         last = deep_training_lambda(steps - 1, self.length, self.schedule)
         if last < 1:
             runner.logger.warning(
-                f'λ reaches only {last:.3g} in the {steps} {"epochs" if self.by_epoch else "iterations"} '
-                f'of this run ({self.length_name}={self.length}): the network will keep its '
-                'activations between the convolutions, so it cannot be fused, and no fused checkpoint '
-                f'will be written. To have one, set {self.length_name} to at most {steps - 1}.'
+                f'λ reaches only {last:.3g} in the {steps} '
+                f'{"epochs" if self.by_epoch else "iterations"} of this run '
+                f'({self.length_name}={self.length}): the network will keep its activations between '
+                'the convolutions, so it cannot be fused, and no fused checkpoint will be written. '
+                f'To have one, set {self.length_name} to at most {steps - 1}.'
             )
         if self._lambda(runner) < 1 and (self.weights_loaded or _is_pretrained(runner.model)):
             runner.logger.warning(
-                f'Weights were loaded, and training starts at λ = {self._lambda(runner):g}: the network '
-                'computes something else than the loaded one, until λ is 1 again. To fine-tune at '
-                f'λ = 1, set {self.length_name}=0.'
+                f'Weights were loaded, and training starts at λ = {self._lambda(runner):g}: the '
+                'network computes something else than the loaded one, until λ is 1 again. To '
+                f'fine-tune at λ = 1, set {self.length_name}=0.'
             )
 
     def before_train_epoch(self, runner: Runner) -> None:
@@ -162,23 +161,3 @@ def _is_pretrained(model: torch.nn.Module) -> bool:
         if pretrained and next(deep_convs(module), None):
             return True
     return False
-
-
-def deploy_config(cfg: Config) -> Config:
-    """A copy of a config that builds the parts of this package in deploy form, for fused weights."""
-    cfg = copy.deepcopy(cfg)
-    for part in _dicts(cfg.get('model')):
-        cls = MODELS.module_dict.get(str(part.get('type')).split('.')[-1])
-        if cls is not None and 'deploy' in inspect.signature(cls).parameters:
-            part['deploy'] = True
-    return cfg
-
-
-def _dicts(value: Any) -> Iterator[dict]:
-    """Every dict inside nested dicts and lists."""
-    if isinstance(value, dict):
-        yield value
-        value = list(value.values())
-    if isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _dicts(item)

@@ -19,8 +19,8 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     detectors, classifiers and segmentors alike, also with mmpretrain's own backbones. Everything
     outside the backbone has scale 1. Norms and biases have no weight decay.
 
-    ``paramwise_cfg`` holds ``decay_rate`` (1 by default) and ``blocks_per_layer`` (1 by default): so
-    many blocks count as one layer. The authors use 2 on COCO: stem ``rate ** 7``, last layer ``rate``.
+    ``paramwise_cfg`` holds ``decay_rate`` and ``blocks_per_layer``, both 1 by default: so many blocks
+    count as one layer. The authors use 2 on COCO: stem ``rate ** 7``, last layer ``rate``.
 
     Raises:
         UsageError: for other keys, or if no module of the model has ``get_layer_depth``.
@@ -43,8 +43,8 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         name, backbone = next((item for item in backbones if item[0]), (None, None))
         if backbone is None:
             raise UsageError(
-                f'{type(module).__name__} has no backbone with get_layer_depth, which layer-wise decay '
-                'asks for: use mmvanilla.VanillaNet, or a backbone of mmpretrain.'
+                f'{type(module).__name__} has no backbone with get_layer_depth, which layer-wise '
+                'decay asks for: use mmvanilla.VanillaNet, or a backbone of mmpretrain.'
             )
         rate, blocks_per_layer = (
             self.paramwise_cfg['decay_rate'],
@@ -69,7 +69,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
                     layer_id=layer_id,
                 )
             groups[layer_id, decays]['params'].append(param)
-        for (layer_id, decays), group in sorted(groups.items()):
+        for (layer_id, _), group in sorted(groups.items()):
             print_log(
                 f'layer {layer_id}: lr={group["lr"]:.3g}, weight_decay={group["weight_decay"]:g}, '
                 f'{len(group["params"])} parameters',

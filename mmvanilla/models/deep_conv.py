@@ -143,8 +143,9 @@ class DeepConv(nn.Module):
         """Raises UsageError if λ is not 1."""
         if self.lambda_ != 1:
             raise UsageError(
-                f'λ = {self.lambda_:g}: the two convolutions of a deep convolution merge only at λ = 1; '
-                'train until the schedule reaches it, or call set_deep_training_lambda(model, 1).'
+                f'λ = {self.lambda_:g}: the two convolutions of a deep convolution merge only at '
+                'λ = 1; train until the schedule reaches it, or call '
+                'set_deep_training_lambda(model, 1).'
             )
 
     def _merged(self) -> WeightBias:

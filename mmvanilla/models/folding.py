@@ -39,7 +39,7 @@ def merge_convs(first: WeightBias, second: WeightBias) -> WeightBias:
     """Merges ``second(first(x))`` into one convolution (equation 4).
 
     Args:
-        first: Weight (C_mid, C_in, k, k) and bias (C_mid,) of a convolution of any stride and padding.
+        first: Weight (C_mid, C_in, k, k) and bias (C_mid,) of a convolution, of any geometry.
         second: Weight (C_out, C_mid, 1, 1) and bias (C_out,) of a 1x1 convolution.
 
     Returns:
@@ -53,10 +53,10 @@ def merge_convs(first: WeightBias, second: WeightBias) -> WeightBias:
 
 
 def conv_like(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
-    """A convolution with ``conv``'s geometry, dtype, device and requires_grad that holds ``weight`` and ``bias``.
+    """A convolution that holds ``weight`` and ``bias`` and is like ``conv`` in all else.
 
-    The values are copied into freshly allocated parameters: the products above may have odd strides,
-    which torch would keep, and then quietly run a slower memory format.
+    The values are copied into freshly allocated parameters: the products above may have odd
+    strides, which torch would keep, and then quietly run a slower memory format.
     """
     fused = nn.Conv2d(
         conv.in_channels,

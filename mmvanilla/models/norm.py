@@ -12,7 +12,7 @@ def build_batch_norm(norm_cfg: dict, num_features: int) -> _BatchNorm:
     """Builds a batch norm from a config of mmcv's form; eps is 1e-6 unless ``norm_cfg`` gives one.
 
     Args:
-        norm_cfg: ``type`` ('BN' or 'SyncBN'), optional ``requires_grad``, and arguments of the layer.
+        norm_cfg: ``type`` ('BN' or 'SyncBN'), ``requires_grad``, and arguments of the layer.
         num_features: Number of channels.
 
     Raises:

@@ -50,7 +50,7 @@ def _mismatch(given: Dict[str, Tensor], expected: Dict[str, Tensor], act_num: in
         )
     fused = 'stem.conv.conv1.weight' in expected and 'stem.conv.conv.weight' in given
     if fused and 'stem.conv.norm.weight' not in given:
-        return 'it is in deploy form; build the backbone with deploy=True, or take the train-form file.'
+        return 'it is in deploy form; build the backbone with deploy=True, or use another file.'
     problems = {
         'missing': sorted(expected.keys() - given.keys()),
         'unexpected': sorted(given.keys() - expected.keys()),

@@ -29,7 +29,7 @@ def merge_deep_convs(model: nn.Module, inplace: bool = False) -> nn.Module:
     """Folds the pair of every deep convolution into one, still trainable (section 3.1).
 
     Args:
-        model: Any module; of a wrapped (DDP, EMA) model the bare network inside is taken.
+        model: Any module; of a wrapped (DDP, EMA) model the network inside is taken.
         inplace: Whether to change ``model`` itself instead of a copy.
 
     Returns:
@@ -50,7 +50,7 @@ def switch_to_deploy(model: nn.Module, inplace: bool = False) -> nn.Module:
     Every module with a method ``switch_to_deploy`` is switched, those of other packages too.
 
     Args:
-        model: Any module in any form; of a wrapped (DDP, EMA) model the bare network inside is taken.
+        model: Any module in any form; of a wrapped (DDP, EMA) model the network inside is taken.
         inplace: Whether to change ``model`` itself instead of a copy.
 
     Returns:

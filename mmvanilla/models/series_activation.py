@@ -9,8 +9,8 @@ from .norm import build_batch_norm
 class SeriesActivation(nn.Module):
     """``sum_{i,j in -n..n} a_ijc ReLU(x_{h+i,w+j,c} + b_c)``: a ReLU and a depthwise convolution.
 
-    In training form a batch norm follows the convolution; ``b_c`` is the bias of the norm before this
-    module. In deploy form the norm is folded into the convolution.
+    In training form a batch norm follows the convolution; ``b_c`` is the bias of the norm before
+    this module. In deploy form the norm is folded into the convolution.
 
     Args:
         num_channels: Channels C of input and output.

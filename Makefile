@@ -1,0 +1,25 @@
+# make env | demo | test | lint: each sets up .venv first if needed, see tools/setup_env.sh.
+PY := .venv/bin/python
+DIGITS := data/digits/annotations/instances_val2017.json
+
+.PHONY: env demo test lint clean
+
+env:
+	@bash tools/setup_env.sh
+
+demo: env $(DIGITS)
+	@$(PY) tools/demo.py
+
+$(DIGITS): tools/dataset_converters/digits_to_coco.py | env
+	@rm -rf data/digits
+	@$(PY) tools/dataset_converters/digits_to_coco.py data/digits
+
+test: env
+	@$(PY) -m pytest
+
+lint: env
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+
+clean:
+	rm -rf .venv build dist mmvanilla.egg-info data/digits work_dirs/demo

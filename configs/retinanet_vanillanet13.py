@@ -1,0 +1,52 @@
+# RetinaNet with VanillaNet-13 on COCO, by the recipe of the authors' repository.
+_base_ = [
+    'mmdet::_base_/models/retinanet_r50_fpn.py',
+    'mmdet::_base_/datasets/coco_detection.py',
+    'mmdet::_base_/schedules/schedule_1x.py',
+    'mmdet::_base_/default_runtime.py',
+]
+
+# The authors' distilled ImageNet weights with series number 4, from
+# https://github.com/huawei-noah/VanillaNet/releases/download/ckpt/vanillanet_13_act_num_4_kd_pretrain.pth
+# None trains from scratch (as --cfg-options model.backbone.init_cfg=None does).
+pretrained = 'checkpoints/vanillanet_13_act_num_4_kd_pretrain.pth'
+
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='mmvanilla.VanillaNet',
+        arch='13',
+        act_num=4,
+        out_indices=(1, 2, 3),
+        norm_cfg=dict(type='SyncBN'),
+        init_cfg=dict(type='Pretrained', checkpoint=pretrained),
+    ),
+    neck=dict(in_channels=[1024, 2048, 4096], start_level=0),
+)
+
+train_pipeline = [
+    dict(type='LoadImageFromFile', backend_args=None),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(
+        type='RandomChoiceResize',
+        scales=[(1333, shorter_side) for shorter_side in range(480, 1025, 32)],
+        keep_ratio=True,
+    ),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PackDetInputs'),
+]
+train_dataloader = dict(batch_size=4, num_workers=4, dataset=dict(pipeline=train_pipeline))
+
+optim_wrapper = dict(
+    constructor='mmvanilla.LayerDecayOptimWrapperConstructor',
+    paramwise_cfg=dict(decay_rate=0.6, blocks_per_layer=2),
+    optimizer=dict(_delete_=True, type='AdamW', lr=8e-5, betas=(0.9, 0.999), weight_decay=0.05),
+)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=500),
+    dict(type='MultiStepLR', by_epoch=True, begin=0, end=12, milestones=[10, 11], gamma=0.1),
+]
+auto_scale_lr = dict(base_batch_size=32)  # 8 GPUs with 4 images each
+
+# Pre-trained weights are past the paper's λ schedule: λ stays 1, and the end of the run is fused.
+custom_hooks = [dict(type='mmvanilla.DeepTrainingHook', decay_epochs=0)]

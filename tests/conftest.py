@@ -1,0 +1,60 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+os.environ.setdefault('CUDA_VISIBLE_DEVICES', '')  # the checks run alike with and without a GPU
+
+import pytest
+import torch
+from torch.nn.modules.batchnorm import _BatchNorm
+
+ROOT = Path(__file__).parents[1]
+ARCHS = ['5', '6', '7', '8', '9', '10', '11', '12', '13', '13-x1.5', '13-x1.5-ada']
+
+
+def randomize(model, seed=0):
+    """Random weights, and batch-norm statistics that make every folding step matter."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            fan_in = module.weight[0].numel()
+            module.weight.data.normal_(0, (2 / fan_in) ** 0.5, generator=generator)
+            if module.bias is not None:
+                module.bias.data.normal_(0, 0.1, generator=generator)
+        elif isinstance(module, _BatchNorm):
+            module.weight.data.uniform_(0.5, 1.5, generator=generator)
+            module.bias.data.normal_(0, 0.3, generator=generator)
+            module.running_mean.normal_(0, 0.3, generator=generator)
+            module.running_var.uniform_(0.5, 2.0, generator=generator)
+    return model
+
+
+def relative_error(got, expected):
+    return ((got - expected).abs().max() / expected.abs().max()).item()
+
+
+def run_python(*args, cwd=ROOT, timeout=300, check=True, **env):
+    """Runs a Python command in a new process; returns its output, stdout and stderr together."""
+    result = subprocess.run(
+        [sys.executable, *map(str, args)],
+        cwd=cwd,
+        env=os.environ | env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=timeout,
+    )
+    if check:
+        assert result.returncode == 0, result.stdout[-4000:]
+    return result.stdout if check else result
+
+
+@pytest.fixture(scope='session')
+def digits(tmp_path_factory):
+    """A small data set from the generator, laid out as data/coco is."""
+    folder = tmp_path_factory.mktemp('data') / 'digits'
+    run_python(
+        'tools/dataset_converters/digits_to_coco.py', folder, '--num-train=16', '--num-val=4'
+    )
+    return folder

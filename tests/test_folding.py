@@ -1,0 +1,47 @@
+import pytest
+import torch
+from conftest import randomize
+from torch import nn
+
+from mmvanilla.models.folding import conv_like, fuse_conv_bn, merge_convs
+
+
+@pytest.mark.parametrize('affine', [True, False])
+@pytest.mark.parametrize('bias', [True, False])
+@pytest.mark.parametrize('groups', [1, 6])
+def test_fuse_conv_bn(affine, bias, groups):
+    conv = nn.Conv2d(6, 12, 3, padding=1, groups=groups, bias=bias).double()
+    bn = nn.BatchNorm2d(12, eps=1e-6, affine=affine).double().eval()
+    bn.running_mean.normal_()
+    bn.running_var.uniform_(0.5, 2)
+    if affine:
+        randomize(bn)
+    weight, fused_bias = fuse_conv_bn(conv.weight, conv.bias, bn)
+    x = torch.randn(2, 6, 7, 7, dtype=torch.float64)
+    fused = nn.functional.conv2d(x, weight, fused_bias, padding=1, groups=groups)
+    torch.testing.assert_close(fused, bn(conv(x)), rtol=1e-12, atol=1e-12)
+
+
+def test_fuse_conv_bn_computes_in_float64():
+    weight, bias = fuse_conv_bn(torch.randn(4, 3, 1, 1), None, nn.BatchNorm2d(4))
+    assert weight.dtype == bias.dtype == torch.float64
+
+
+@pytest.mark.parametrize(('kernel', 'stride', 'padding'), [(1, 1, 0), (4, 4, 0), (4, 3, 1)])
+def test_merge_convs(kernel, stride, padding):
+    first = nn.Conv2d(3, 5, kernel, stride, padding).double()
+    second = nn.Conv2d(5, 7, 1).double()
+    weight, bias = merge_convs((first.weight, first.bias), (second.weight, second.bias))
+    x = torch.randn(2, 3, 13, 11, dtype=torch.float64)
+    merged = nn.functional.conv2d(x, weight, bias, stride, padding)
+    torch.testing.assert_close(merged, second(first(x)), rtol=1e-12, atol=1e-12)
+
+
+def test_conv_like_allocates_contiguous_weights():
+    conv = nn.Conv2d(6, 4, 1)
+    odd = torch.randn(6, 8, dtype=torch.float64).t().view(8, 6, 1, 1)
+    assert odd.stride() != torch.empty(8, 6, 1, 1).stride()
+    fused = conv_like(conv, odd, torch.zeros(8))
+    assert fused.weight.stride() == torch.empty(8, 6, 1, 1).stride()
+    assert fused.weight.dtype == torch.float32
+    torch.testing.assert_close(fused.weight.double(), odd, rtol=1e-6, atol=1e-6)

@@ -1,0 +1,108 @@
+import pytest
+import torch
+from mmengine.model import BaseModel
+from mmengine.optim import build_optim_wrapper
+from torch import nn
+
+from mmvanilla import UsageError, VanillaNet
+
+
+class Model(BaseModel):
+    def __init__(self, backbone, name='backbone'):
+        super().__init__()
+        self.add_module(name, backbone)
+        self.head = nn.Sequential(nn.Conv2d(64, 4, 1), nn.GroupNorm(2, 4))
+
+
+def build(model, **paramwise_cfg):
+    return build_optim_wrapper(
+        model,
+        dict(
+            constructor='mmvanilla.LayerDecayOptimWrapperConstructor',
+            paramwise_cfg=paramwise_cfg,
+            optimizer=dict(type='AdamW', lr=0.1, weight_decay=0.05),
+        ),
+    )
+
+
+def settings(model, optim_wrapper):
+    """Learning rate and weight decay of every parameter, by name."""
+    names = {param: name for name, param in model.named_parameters()}
+    return {
+        names[param]: (group['lr'], group['weight_decay'])
+        for group in optim_wrapper.param_groups
+        for param in group['params']
+    }
+
+
+def authors_exponent(name, blocks_per_layer):
+    """num_layers - layer_id - 1 for VanillaNet-13's 11 blocks, as in the authors' two recipes."""
+    outside = 12 if blocks_per_layer == 1 else 7
+    parts = name.split('.')
+    if parts[1] == 'stem':
+        return outside
+    if parts[1] == 'blocks':
+        return outside - (int(parts[2]) // blocks_per_layer + 1)
+    return 0
+
+
+@pytest.mark.parametrize(('rate', 'blocks_per_layer'), [(0.6, 2), (0.8, 1)])
+@pytest.mark.parametrize('attribute', ['backbone', 'encoder'])
+def test_scales_are_the_authors(rate, blocks_per_layer, attribute):
+    model = Model(VanillaNet('13', widen_factor=1 / 64), attribute)
+    found = settings(model, build(model, decay_rate=rate, blocks_per_layer=blocks_per_layer))
+    assert found.keys() == dict(model.named_parameters()).keys()
+    for name, param in model.named_parameters():
+        exponent = authors_exponent(name, blocks_per_layer) if name.startswith(attribute) else 0
+        lr, weight_decay = found[name]
+        assert lr == pytest.approx(0.1 * rate**exponent), name
+        assert weight_decay == (0.05 if param.ndim > 1 else 0), name
+
+
+def test_coco_recipe_spans_0_6_to_the_7th():
+    model = Model(VanillaNet('13', widen_factor=1 / 64))
+    rates = {
+        group['lr'] / 0.1 for group in build(model, decay_rate=0.6, blocks_per_layer=2).param_groups
+    }
+    assert sorted(rates) == pytest.approx([0.6**k for k in range(7, -1, -1)])
+
+
+def test_without_decay_norms_and_biases_still_have_no_weight_decay():
+    model = Model(VanillaNet('6', widen_factor=1 / 64))
+    found = settings(model, build(model))
+    assert {lr for lr, _ in found.values()} == {0.1}
+    assert found['head.1.weight'] == (0.1, 0)
+
+
+def test_frozen_parameters_are_left_out():
+    model = Model(VanillaNet('6', widen_factor=1 / 64, frozen_stages=0))
+    assert not any('stem' in name for name in settings(model, build(model, decay_rate=0.5)))
+
+
+def test_backbones_of_mmpretrain():
+    ConvNeXt = pytest.importorskip('mmpretrain.models').ConvNeXt
+    model = Model(ConvNeXt('atto'))
+    rates = {group['lr'] for group in build(model, decay_rate=0.5).param_groups}
+    assert max(rates) == 0.1 and len(rates) > 4
+
+
+@pytest.mark.parametrize(
+    ('backbone', 'cfg', 'message'),
+    [
+        (nn.Conv2d(3, 64, 1), dict(decay_rate=0.6), 'Model has no backbone with get_layer_depth'),
+        (VanillaNet('5', widen_factor=1 / 64), dict(num_layers=6), 'paramwise_cfg has num_layers'),
+    ],
+)
+def test_errors(backbone, cfg, message):
+    with pytest.raises(UsageError, match=message):
+        build(Model(backbone), **cfg)
+
+
+def test_groups_survive_a_state_dict():
+    model = Model(VanillaNet('6', widen_factor=1 / 64))
+    first, second = (build(model, decay_rate=0.6, blocks_per_layer=2) for _ in range(2))
+    second.load_state_dict(first.state_dict())
+    assert [g['layer_id'] for g in second.param_groups] == [
+        g['layer_id'] for g in first.param_groups
+    ]
+    assert isinstance(second.optimizer, torch.optim.AdamW)

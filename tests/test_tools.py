@@ -1,0 +1,260 @@
+"""The command-line tools on a COCO-layout folder of digits, as a user runs them."""
+
+import json
+import os
+import runpy
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from conftest import ROOT, run_python
+from test_checkpoint import Payload
+
+CONFIG = 'configs/retinanet_vanillanet13.py'
+CLASSES = 'zero,one,two,three,four,five,six,seven,eight,nine'
+# The main config at 1/64 of its width, on small images, without what mmengine cannot resume.
+NARROW = [
+    'model.backbone.init_cfg=None',
+    'model.backbone.widen_factor=0.015625',
+    'model.neck.in_channels=[16,32,64]',
+    'model.neck.out_channels=8',
+    'model.bbox_head.in_channels=8',
+    'model.bbox_head.feat_channels=8',
+    'model.bbox_head.stacked_convs=1',
+    'model.bbox_head.num_classes=10',
+    'train_dataloader.dataset.pipeline.2.scales=[(128,128)]',
+    'train_dataloader.dataset.pipeline.3.prob=0.0',
+    'test_dataloader.dataset.pipeline.1.scale=(128,128)',
+    'optim_wrapper.optimizer.lr=0.001',
+    'default_hooks.logger.interval=1',
+    'train_cfg.max_epochs=3',
+    'train_cfg.val_interval=3',
+    'custom_hooks.0.decay_epochs=2',
+    'randomness.seed=0',
+]
+
+
+def narrow_options(digits):
+    options = list(NARROW)
+    for name in ('train', 'val', 'test'):
+        options += [
+            f'{name}_dataloader.num_workers=0',
+            f'{name}_dataloader.persistent_workers=False',
+            f'{name}_dataloader.dataset.data_root={digits}/',
+            f'{name}_dataloader.dataset.metainfo.classes={CLASSES}',
+        ]
+    for name in ('val', 'test'):
+        options.append(f'{name}_evaluator.ann_file={digits}/annotations/instances_val2017.json')
+    return ['--cfg-options', *options]
+
+
+def logged(work_dir, key):
+    """Values of a training log in order of iterations."""
+    lines = []
+    for path in sorted(work_dir.glob('*/vis_data/scalars.json')):
+        lines += [json.loads(line) for line in path.read_text().splitlines()]
+    return [line[key] for line in lines if 'loss' in line]
+
+
+def fail(tool, *args, monkeypatch, capsys):
+    """Runs a tool that must end at once with one sentence; returns it."""
+    monkeypatch.setattr(sys, 'argv', [f'tools/{tool}.py', *map(str, args)])
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(SystemExit) as error:
+        runpy.run_path(f'tools/{tool}.py', run_name='__main__')
+    message = error.value.code
+    assert isinstance(message, str) and message.startswith('error: ') and '\n' not in message
+    return message
+
+
+@pytest.fixture(scope='module')
+def trained(digits, tmp_path_factory):
+    """A whole run of the main config: three epochs of four iterations, λ = 0, 0.5, 1."""
+    work_dir = tmp_path_factory.mktemp('run') / 'whole'
+    run_python('tools/train.py', CONFIG, '--work-dir', work_dir, *narrow_options(digits))
+    return work_dir
+
+
+def test_training_run(trained):
+    names = {path.name for path in trained.glob('*.pth*')}
+    assert names == {'epoch_1.pth', 'epoch_2.pth', 'epoch_3.pth', 'epoch_3_deploy.pth'}
+    assert logged(trained, 'lambda') == [0.0] * 4 + [0.5] * 4 + [1.0] * 4
+    assert all(loss > 0 for loss in logged(trained, 'loss'))
+
+
+def test_resume_from_the_middle(trained, digits, tmp_path):
+    """Same λ, learning rate and losses, to the digit, as the uninterrupted run."""
+    (tmp_path / 'run').mkdir()
+    shutil.copy(trained / 'epoch_1.pth', tmp_path / 'run')
+    run_python(
+        'tools/train.py',
+        CONFIG,
+        '--work-dir',
+        tmp_path / 'run',
+        '--resume',
+        *narrow_options(digits),
+    )
+    for key in ('lambda', 'lr', 'base_lr', 'loss', 'loss_cls', 'loss_bbox'):
+        assert logged(tmp_path / 'run', key) == logged(trained, key)[4:], key
+
+
+def test_killed_run_goes_on(trained, digits, tmp_path):
+    command = [sys.executable, 'tools/train.py', CONFIG, '--work-dir', str(tmp_path)]
+    command += narrow_options(digits)
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    while not (tmp_path / 'epoch_1.pth').exists():  # renamed into place, so whole
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    # What a kill in the middle of mmengine's own writing would have left behind.
+    (tmp_path / 'epoch_2.pth').write_bytes((tmp_path / 'epoch_1.pth').read_bytes()[:5000])
+    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'epoch_2.pth'))
+    output = run_python(*command[1:], '--resume')
+    assert 'resumed epoch: 1, iter: 4' in output
+    assert logged(tmp_path, 'loss')[-8:] == logged(trained, 'loss')[4:]
+    assert (tmp_path / 'epoch_3_deploy.pth').exists()
+
+
+def average_precision(work_dir):
+    (path,) = work_dir.glob('*/*.json')
+    return json.loads(path.read_text())['coco/bbox_mAP']
+
+
+def test_evaluation_in_every_form(trained, digits, tmp_path):
+    """A train-form checkpoint, the same fused on the way, and the fused file give one AP."""
+    runs = {
+        'train_form': ['epoch_3.pth'],
+        'fused_here': ['epoch_3.pth', '--deploy'],
+        'fused_file': ['epoch_3_deploy.pth', '--deploy'],
+        'fused_file_as_it_is': ['epoch_3_deploy.pth'],
+    }
+    results = {}
+    for name, (checkpoint, *options) in runs.items():
+        options += ['--work-dir', tmp_path / name, '--out', tmp_path / f'{name}.pkl']
+        run_python('tools/test.py', CONFIG, trained / checkpoint, *options, *narrow_options(digits))
+        assert (tmp_path / f'{name}.pkl').stat().st_size > 0
+        results[name] = average_precision(tmp_path / name)
+    assert len(set(results.values())) == 1, results
+
+
+def test_deploy_below_one_is_refused(trained, digits, monkeypatch, capsys, tmp_path):
+    message = fail(
+        'test',
+        CONFIG,
+        trained / 'epoch_2.pth',
+        '--deploy',
+        f'--work-dir={tmp_path}',
+        *narrow_options(digits),
+        monkeypatch=monkeypatch,
+        capsys=capsys,
+    )
+    assert 'λ = 0.5' in message
+
+
+@pytest.fixture
+def bad_checkpoints(tmp_path):
+    torch.save(dict(state_dict={}, meta=Payload(tmp_path / 'ran')), tmp_path / 'evil.pth')
+    torch.save(dict(state_dict={'a': torch.ones(10000)}, message_hub={}), tmp_path / 'other.pth')
+    (tmp_path / 'cut.pth').write_bytes((tmp_path / 'other.pth').read_bytes()[:9000])
+    return tmp_path
+
+
+@pytest.mark.parametrize('tool', ['train', 'test'])
+@pytest.mark.parametrize(
+    ('name', 'expected'),
+    [
+        ('evil.pth', 'is refused: it holds posix.system'),
+        ('cut.pth', 'is not whole'),
+        ('none.pth', 'does not exist'),
+    ],
+)
+def test_bad_checkpoint(tool, name, expected, bad_checkpoints, digits, monkeypatch, capsys):
+    checkpoint = bad_checkpoints / name
+    args = [CONFIG, '--resume', checkpoint] if tool == 'train' else [CONFIG, checkpoint]
+    work_dir = bad_checkpoints / 'work'
+    args += ['--work-dir', work_dir, *narrow_options(digits)]
+    message = fail(tool, *args, monkeypatch=monkeypatch, capsys=capsys)
+    assert name in message and expected in message
+    assert not (bad_checkpoints / 'ran').exists()
+    assert not work_dir.exists()
+
+
+def test_checkpoint_of_another_model(bad_checkpoints, digits, monkeypatch, capsys):
+    args = [CONFIG, bad_checkpoints / 'other.pth', f'--work-dir={bad_checkpoints}/work']
+    message = fail('test', *args, *narrow_options(digits), monkeypatch=monkeypatch, capsys=capsys)
+    assert 'is of another model' in message
+
+
+@pytest.mark.parametrize(
+    ('option', 'expected'),
+    [
+        ('model.backbone.arch=14', "arch=14 is unknown: choose one of '5'"),
+        ('model.backbone.out_indices=(1,2,4)', 'out_indices=(1, 2, 4) is out of range'),
+        ('train_dataloader.dataset.data_root=nowhere/', 'no data at nowhere/annotations'),
+        ('model.backbone.init_cfg.checkpoint=no.pth', 'pre-trained weights no.pth do not exist'),
+        ('load_from=no.pth', 'checkpoint no.pth does not exist'),
+    ],
+)
+def test_wrong_config(option, expected, digits, monkeypatch, capsys, tmp_path):
+    options = narrow_options(digits)
+    if 'init_cfg' in option:
+        options.remove('model.backbone.init_cfg=None')
+    args = [CONFIG, f'--work-dir={tmp_path}', *options, option]
+    message = fail('train', *args, monkeypatch=monkeypatch, capsys=capsys)
+    assert expected in message
+    assert not list(tmp_path.rglob('*.pth'))
+
+
+def test_no_coco(monkeypatch, capsys, tmp_path):
+    message = fail(
+        'train',
+        CONFIG,
+        f'--work-dir={tmp_path / "work"}',
+        '--cfg-options',
+        'model.backbone.init_cfg=None',
+        'train_dataloader.dataset.data_root=no/coco/',
+        monkeypatch=monkeypatch,
+        capsys=capsys,
+    )
+    assert 'https://cocodataset.org' in message and 'under no/coco/' in message
+    assert not (tmp_path / 'work').exists()
+
+
+@pytest.mark.parametrize(
+    ('args', 'expected'),
+    [
+        (['--resume'], 'no checkpoint to resume from'),
+        (['--amp'], '--amp needs a GPU'),
+    ],
+)
+def test_wrong_options(args, expected, digits, monkeypatch, capsys, tmp_path):
+    args = [CONFIG, f'--work-dir={tmp_path}', *args, *narrow_options(digits)]
+    assert expected in fail('train', *args, monkeypatch=monkeypatch, capsys=capsys)
+
+
+def test_missing_config(monkeypatch, capsys):
+    message = fail('train', 'configs/none.py', monkeypatch=monkeypatch, capsys=capsys)
+    assert 'configs/none.py does not exist' in message
+
+
+def test_exit_code_and_output():
+    result = run_python('tools/train.py', 'configs/none.py', check=False)
+    assert result.returncode == 1
+    assert result.stdout.splitlines()[-1].startswith('error: config configs/none.py')
+    assert 'Traceback' not in result.stdout
+
+
+@pytest.mark.parametrize(
+    'script', ['dist_train.sh', 'dist_test.sh', 'slurm_train.sh', 'setup_env.sh']
+)
+def test_shell_scripts_parse(script):
+    assert os.access(ROOT / 'tools' / script, os.X_OK)
+    subprocess.run(['bash', '-n', f'tools/{script}'], cwd=ROOT, check=True)

@@ -1,0 +1,155 @@
+"""Writes handwritten digits on photographs as a COCO data set.
+
+The digits are scikit-learn's 1797 scans of handwriting, the photographs its two sample images.
+Boxes and masks are exact, train and validation digits are disjoint, and the same seed gives the
+same data.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Dict, List, Tuple
+
+import cv2
+import numpy as np
+from sklearn.datasets import load_digits, load_sample_images
+from tqdm import tqdm
+
+CLASSES = ('zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine')
+IMAGE_SIZE = 256
+MAX_DIGITS = 5
+DIGIT_SIZES = (24, 72)
+MAX_OVERLAP = 0.05  # of the smaller box's area
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('out', type=Path, help='folder to create, laid out as data/coco is')
+    parser.add_argument('--num-train', type=int, default=600, help='number of training images')
+    parser.add_argument('--num-val', type=int, default=100, help='number of validation images')
+    parser.add_argument('--seed', type=int, default=0)
+    return parser.parse_args()
+
+
+def draw_digit(scan: np.ndarray, size: int) -> np.ndarray:
+    """Opacity of a digit of ``size`` pixels, from 0 to 1 and soft at its edges.
+
+    Args:
+        scan: (8, 8), from 0 to 16.
+        size: Side that the scan is enlarged to; a margin of an eighth goes around it.
+
+    Returns:
+        (side, side) with side = 10 / 8 size.
+    """
+    scan = np.pad(scan.astype(np.float32) / 16, 1)
+    side = round(size * 10 / 8)
+    opacity = cv2.resize(scan, (side, side), interpolation=cv2.INTER_CUBIC)
+    return np.clip(opacity * 1.5 - 0.2, 0, 1)
+
+
+def overlap(a: List[float], b: List[float]) -> float:
+    """Intersection of two (x, y, w, h) boxes over the area of the smaller."""
+    width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
+    height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
+    return max(width, 0) * max(height, 0) / min(a[2] * a[3], b[2] * b[3])
+
+
+def contrasting_colour(background: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A random colour that differs from the mean of the (H, W, 3) background."""
+    while True:
+        colour = rng.integers(0, 256, 3)
+        if np.abs(colour - background.mean((0, 1))).sum() > 250:
+            return colour
+
+
+def compose_image(
+    photos: List[np.ndarray], scans: np.ndarray, labels: np.ndarray, rng: np.random.Generator
+) -> Tuple[np.ndarray, List[Dict]]:
+    """One image (H, W, 3) and its annotations, without ids."""
+    photo = photos[rng.integers(len(photos))]
+    y, x = (rng.integers(0, side - IMAGE_SIZE + 1) for side in photo.shape[:2])
+    image = photo[y : y + IMAGE_SIZE, x : x + IMAGE_SIZE].astype(np.float32)
+    if rng.random() < 0.5:
+        image = image[:, ::-1].copy()
+    annotations: List[Dict] = []
+    for _ in range(rng.integers(1, MAX_DIGITS + 1)):
+        index = rng.integers(len(scans))
+        opacity = draw_digit(scans[index], rng.integers(DIGIT_SIZES[0], DIGIT_SIZES[1] + 1))
+        side = len(opacity)
+        left, top = (int(v) for v in rng.integers(0, IMAGE_SIZE - side + 1, 2))
+        mask = (opacity >= 0.5).astype(np.uint8)
+        contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        contours = [c.reshape(-1, 2) + (left, top) for c in contours if len(c) >= 4]
+        rows, columns = np.nonzero(mask)
+        box = [
+            float(left + columns.min()),
+            float(top + rows.min()),
+            float(np.ptp(columns) + 1),
+            float(np.ptp(rows) + 1),
+        ]
+        if any(overlap(box, other['bbox']) > MAX_OVERLAP for other in annotations):
+            continue
+        region = image[top : top + side, left : left + side]
+        colour = contrasting_colour(region, rng)
+        region[:] = region + opacity[..., None] * (colour - region)
+        annotations.append(
+            dict(
+                bbox=box,
+                segmentation=[c.reshape(-1).astype(float).tolist() for c in contours],
+                area=int(mask.sum()),
+                category_id=int(labels[index]),
+                iscrowd=0,
+            )
+        )
+    return image.round().astype(np.uint8), annotations
+
+
+def write_split(
+    out: Path,
+    split: str,
+    count: int,
+    scans: np.ndarray,
+    labels: np.ndarray,
+    rng: np.random.Generator,
+) -> None:
+    """Writes ``count`` images and their annotation file."""
+    photos = load_sample_images().images
+    (out / split).mkdir(parents=True)
+    images, annotations = [], []
+    for image_id in tqdm(range(1, count + 1), desc=split, unit='image'):
+        image, found = compose_image(photos, scans, labels, rng)
+        name = f'{image_id:012d}.jpg'
+        # OpenCV writes BGR; the photographs are RGB.
+        cv2.imwrite(str(out / split / name), image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
+        images.append(dict(id=image_id, file_name=name, width=IMAGE_SIZE, height=IMAGE_SIZE))
+        for annotation in found:
+            annotations.append(dict(id=len(annotations) + 1, image_id=image_id, **annotation))
+    categories = [dict(id=i, name=name, supercategory='digit') for i, name in enumerate(CLASSES)]
+    (out / 'annotations').mkdir(exist_ok=True)
+    with open(out / f'annotations/instances_{split}.json', 'w') as file:
+        json.dump(dict(images=images, annotations=annotations, categories=categories), file)
+
+
+def main() -> None:
+    args = parse_args()
+    if args.out.exists():
+        sys.exit(f'{args.out} exists already: remove it first, or choose another folder.')
+    digits = load_digits()
+    rng = np.random.default_rng(args.seed)
+    order = rng.permutation(len(digits.images))
+    cut = len(order) * 4 // 5
+    temporary = args.out.with_name(args.out.name + '.tmp')
+    shutil.rmtree(temporary, ignore_errors=True)
+    for split, count, chosen in (
+        ('train2017', args.num_train, order[:cut]),
+        ('val2017', args.num_val, order[cut:]),
+    ):
+        write_split(temporary, split, count, digits.images[chosen], digits.target[chosen], rng)
+    temporary.rename(args.out)  # whole, or not there
+    print(f'Wrote {args.num_train} training and {args.num_val} validation images to {args.out}.')
+
+
+if __name__ == '__main__':
+    main()

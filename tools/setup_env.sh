@@ -1,0 +1,94 @@
+#!/usr/bin/env bash
+# Makes .venv with the pinned, tested stack. Run again after an interruption: it goes on.
+# PYTHON=... chooses the interpreter (3.11 or 3.12).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+VENV=.venv
+MMCV=2.1.0
+CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/mmvanilla/wheels
+LOG=$VENV/setup.log
+STAMP=$VENV/ready
+WANTED=$(cat requirements/*.txt setup.py tools/setup_env.sh | sha256sum)
+
+fail() {
+    echo "error: $*" >&2
+    exit 1
+}
+
+# run WHAT COMMAND...: one line on the terminal, the rest in the log; a failure in one sentence.
+run() {
+    local what=$1
+    shift
+    echo "$what ..."
+    if ! "$@" >>"$LOG" 2>&1; then
+        grep -qi 'no space left' "$LOG" && fail "the disk is full: free some space and run this again."
+        fail "$what failed: see $LOG, then run this again."
+    fi
+}
+
+find_python() {
+    local candidate
+    for candidate in ${PYTHON:-python3.12 python3.11 python3}; do
+        if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info[:2] not in [(3, 11), (3, 12)])' \
+            2>/dev/null; then
+            echo "$candidate"
+            return
+        fi
+    done
+    fail "no Python 3.11 or 3.12 with venv found: install it, or name it with PYTHON=..."
+}
+
+need_space() { # need_space FOLDER GIGABYTES WHAT
+    mkdir -p "$1" || fail "cannot create $1: check its permissions and the free space."
+    local free=$(($(df -Pk "$1" | awk 'NR == 2 {print $4}') / 1048576))
+    ((free >= $2)) || fail "the disk of $1 has $free GB free, $3 needs $2: free some space."
+}
+
+build_mmcv() { # leaves the wheel's path in $wheel
+    local platform cuda=cpu nvcc_major torch_major
+    if $VENV/bin/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>/dev/null; then
+        nvcc_major=$(nvcc --version 2>/dev/null | sed -n 's/.*release \([0-9]*\)\..*/\1/p')
+        torch_major=$($VENV/bin/python -c 'import torch; print(torch.version.cuda.split(".")[0])')
+        [[ -n $nvcc_major && $nvcc_major == "$torch_major" ]] && cuda=cuda$torch_major
+        [[ $cuda == cpu ]] && echo "no CUDA $torch_major compiler (nvcc): mmcv's ops are built for the CPU alone."
+    fi
+    platform=$($VENV/bin/python -c 'import sys, sysconfig, torch; print(
+        f"torch{torch.__version__}-cp{sys.version_info[0]}{sys.version_info[1]}-{sysconfig.get_platform()}")')
+    local folder=$CACHE/$platform-$cuda
+    wheel=$(compgen -G "$folder/mmcv-$MMCV-*.whl" || true)
+    [[ -n $wheel ]] && return
+    command -v "${CXX:-c++}" >/dev/null || command -v g++ >/dev/null ||
+        fail "no C++ compiler found, mmcv's ops need one: install g++ (apt-get install g++)."
+    need_space "${TMPDIR:-/tmp}" 2 "building mmcv"
+    mkdir -p "$folder"
+    local building
+    building=$(mktemp -d "$folder/building.XXXXXX")
+    # shellcheck disable=SC2064
+    trap "rm -rf '$building'" EXIT
+    # -g0 -O1: minutes instead of half an hour, a wheel of 1 MB; the convolutions are torch's own.
+    [[ $cuda == cpu ]] && export CUDA_VISIBLE_DEVICES=
+    run "building mmcv $MMCV with its ops, once (4 to 10 minutes on 2 cores)" \
+        env MMCV_WITH_OPS=1 CFLAGS="-g0 -O1" $VENV/bin/python -m pip wheel --no-build-isolation --no-deps \
+        --no-cache-dir -w "$building" "mmcv==$MMCV"
+    mv "$building"/mmcv-*.whl "$folder"
+    wheel=$(compgen -G "$folder/mmcv-$MMCV-*.whl")
+}
+
+[[ -f $STAMP && $(cat $STAMP) == "$WANTED" ]] && $VENV/bin/python -c '' 2>/dev/null && exit 0
+
+python=$(find_python)
+if ! $VENV/bin/python -m pip --version >/dev/null 2>&1; then
+    need_space . 10 "the environment"
+    rm -rf $VENV
+    "$python" -m venv $VENV || fail "$python cannot make a virtual environment: install its venv package."
+fi
+: >"$LOG"
+pip() { $VENV/bin/python -m pip --disable-pip-version-check "$@"; }
+run "installing torch and build tools" pip install -c requirements/constraints.txt -r requirements/build.txt
+build_mmcv
+run "installing mmcv" pip install --no-deps "$wheel"
+run "installing OpenMMLab packages and test tools" pip install -c requirements/constraints.txt -r requirements/runtime.txt -r requirements/tests.txt
+run "installing mmvanilla" pip install --no-build-isolation --no-deps -e .
+echo "$WANTED" >$STAMP
+echo "The environment is ready in $VENV."

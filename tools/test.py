@@ -1,0 +1,74 @@
+"""Evaluates a checkpoint of a model: detection, classification or segmentation, as the config says.
+
+A checkpoint is evaluated in the form it is in, --deploy fuses it first if it is in training form.
+"""
+
+import argparse
+
+import torch
+from mmengine.evaluator import DumpResults
+from mmengine.logging import print_log
+
+from mmvanilla import switch_to_deploy
+from mmvanilla.checkpoint import get_state_dict, load_checkpoint
+from mmvanilla.engine import launch
+from mmvanilla.errors import UsageError
+from mmvanilla.models.reparameterize import unwrap
+
+
+def parse_args() -> argparse.Namespace:
+    parser = launch.make_parser(__doc__)
+    parser.add_argument('checkpoint', help='checkpoint file, in training or deploy form')
+    parser.add_argument('--deploy', action='store_true', help='evaluate the fused network')
+    parser.add_argument('--out', help='file (.pkl) for the predictions')
+    args = parser.parse_args()
+    if args.out and not args.out.endswith(('.pkl', '.pickle')):
+        parser.error('--out needs a name that ends with .pkl')
+    return args
+
+
+def load_weights(model: torch.nn.Module, path: str, deploy: bool) -> None:
+    """Loads a checkpoint in either form into ``model``, and fuses it if ``deploy`` asks for it.
+
+    Raises:
+        UsageError: if weights are missing, or if the network cannot be fused at its λ.
+    """
+    model = unwrap(model)
+    weights = get_state_dict(load_checkpoint(path))
+    missing = model.state_dict().keys() - weights.keys()
+    if missing:
+        # Either the checkpoint is fused, or it is of another model. The switch changes the model's
+        # form alone: its weights are replaced right after.
+        switch_to_deploy(model, inplace=True)
+        missing = model.state_dict().keys() - weights.keys()
+    if missing:
+        raise UsageError(
+            f'checkpoint {path} is of another model: it has no {sorted(missing)[0]} '
+            f'({len(missing)} keys are missing).'
+        )
+    try:
+        result = model.load_state_dict(weights, strict=False)
+    except RuntimeError as error:
+        raise UsageError(f'checkpoint {path} is of another model: {error}') from None
+    if result.unexpected_keys:
+        print_log(f'Keys that the model does not have: {result.unexpected_keys}', 'current')
+    if deploy:
+        switch_to_deploy(model, inplace=True)
+
+
+def main() -> None:
+    args = parse_args()
+    cfg = launch.load_config(args)
+    cfg.load_from, cfg.resume = None, False  # loaded below, before EMA hooks copy the model
+    launch.check_data(cfg, 'test_dataloader')
+    load_checkpoint(args.checkpoint, mmap=True)
+    runner = launch.build_runner(cfg)
+    load_weights(runner.model, args.checkpoint, args.deploy)
+    if args.out:
+        runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
+    runner.test()
+
+
+if __name__ == '__main__':
+    with launch.one_sentence_errors():
+        main()
