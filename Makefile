@@ -1,8 +1,8 @@
-# make env | demo | test | lint: each sets up .venv first if needed, see tools/setup_env.sh.
+# make env | demo | test | test-slow | lint: each sets up .venv first if needed, see tools/setup_env.sh.
 PY := .venv/bin/python
 DIGITS := data/digits/annotations/instances_val2017.json
 
-.PHONY: env demo test lint clean
+.PHONY: env demo test test-slow lint clean
 
 env:
 	@bash tools/setup_env.sh
@@ -15,7 +15,10 @@ $(DIGITS): tools/dataset_converters/digits_to_coco.py | env
 	@$(PY) tools/dataset_converters/digits_to_coco.py data/digits
 
 test: env
-	@$(PY) -m pytest
+	@$(PY) -m pytest -m 'not slow'
+
+test-slow: env
+	@$(PY) -m pytest -m slow
 
 lint: env
 	@$(PY) -m ruff check .

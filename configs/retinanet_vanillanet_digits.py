@@ -12,7 +12,9 @@ model = dict(
         feat_channels=64,
         stacked_convs=2,
         norm_cfg=dict(type='GN', num_groups=16),
-        anchor_generator=dict(octave_base_scale=3, scales_per_octave=2, strides=[8, 16, 32]),
+        anchor_generator=dict(
+            octave_base_scale=2.5, scales_per_octave=2, ratios=[1.2, 2.2], strides=[8, 16, 32]
+        ),
     ),
 )
 
@@ -72,4 +74,4 @@ param_scheduler = [
     ),
 ]
 default_hooks = dict(logger=dict(interval=25), checkpoint=dict(max_keep_ckpts=2))
-custom_hooks = [dict(type='mmvanilla.DeepTrainingHook', decay_epochs=4)]
+custom_hooks = [dict(type='mmvanilla.DeepTrainingHook', decay_epochs=3)]

@@ -8,6 +8,7 @@ cannot load its own files. Importing this module puts exactly those on the list.
 import os
 import pickle
 import re
+import zipfile
 from argparse import Namespace
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +25,7 @@ _STATISTICS = ('min', 'max', 'mean', 'current')
 
 
 def _history_buffer_statistic(owner: Any, name: str) -> Any:
-    """Stands in for ``getattr``, by which HistoryBuffer pickles its statistics; gives nothing else."""
+    """Stands in for ``getattr``, by which HistoryBuffer pickles its statistics, and no more."""
     if owner is not HistoryBuffer or name not in _STATISTICS:
         raise pickle.UnpicklingError(f'getattr of {name!r} is not allowed in a checkpoint')
     return getattr(HistoryBuffer, name)
@@ -52,14 +53,14 @@ torch.serialization.add_safe_globals(_SAFE_GLOBALS)
 
 
 def load_checkpoint(
-    path: Union[str, Path], map_location: Any = 'cpu', **kwargs: Any
+    path: Union[str, Path], map_location: Any = 'cpu', mmap: bool = False
 ) -> Dict[str, Any]:
     """Reads a checkpoint from a local file or a http(s) address, without running code from it.
 
     Args:
         path: File path or address; a downloaded file is kept in torch hub's cache.
         map_location: As in ``torch.load``.
-        kwargs: Further arguments of ``torch.load``, such as ``mmap``.
+        mmap: Whether to leave the tensors in the file until they are used, where its format can.
 
     Raises:
         UsageError: if the file is absent, cut off, or holds objects that are not on the allow-list.
@@ -71,7 +72,8 @@ def load_checkpoint(
             )
         else:
             path = Path(path).expanduser()
-            checkpoint = torch.load(path, map_location=map_location, weights_only=True, **kwargs)
+            mmap = mmap and zipfile.is_zipfile(path)
+            checkpoint = torch.load(path, map_location, weights_only=True, mmap=mmap)
     except FileNotFoundError:
         raise UsageError(f'checkpoint {path} does not exist: check the path.') from None
     except pickle.UnpicklingError as error:

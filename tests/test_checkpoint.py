@@ -51,6 +51,15 @@ def test_training_checkpoint_loads(tmp_path):
     assert loaded['args'].lr == 0.1
 
 
+@pytest.mark.parametrize('mmap', [True, False])
+@pytest.mark.parametrize('legacy', [True, False])
+def test_both_formats(tmp_path, legacy, mmap):
+    content = dict(state_dict=dict(a=torch.arange(3)))
+    torch.save(content, tmp_path / 'a.pth', _use_new_zipfile_serialization=not legacy)
+    loaded = load_checkpoint(tmp_path / 'a.pth', mmap=mmap)
+    assert loaded['state_dict']['a'].tolist() == [0, 1, 2]
+
+
 @pytest.mark.parametrize('legacy', [True, False])
 def test_payload_is_refused_and_not_run(tmp_path, legacy):
     target = tmp_path / 'ran'

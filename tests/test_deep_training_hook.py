@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from conftest import run_python
+from conftest import ROOT, run_python
 from mmengine.config import Config
 from mmengine.dataset import DefaultSampler
 from mmengine.evaluator import BaseMetric
@@ -291,6 +291,29 @@ def test_config_of_the_fused_file_builds_it(tmp_path):
     cfg = Config(dict(model=dict(type='X', backbone=dict(type='mmvanilla.VanillaNet', arch='5'))))
     assert deploy_config(cfg).model.backbone.deploy is True
     assert 'deploy' not in cfg.model.backbone and 'deploy' not in deploy_config(cfg).model
+
+
+def test_two_processes(tmp_path):
+    """λ is the schedule's on both ranks, and one of them writes the fused file."""
+    (tmp_path / 'ranks.py').write_text(f"""
+import sys; sys.path.insert(0, r'{ROOT}/tests')
+from test_deep_training_hook import Record, make_runner
+record = Record()
+wrapper = dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False)
+runner = make_runner(
+    r'{tmp_path}/run', epochs=3, hooks=[record], launcher='pytorch',
+    env_cfg=dict(dist_cfg=dict(backend='gloo')), cfg=dict(model_wrapper_cfg=wrapper))
+runner.train()
+open(rf'{tmp_path}/rank{{runner.rank}}.txt', 'w').write(f'{{runner.world_size}} {{record.train}}')
+""")
+    run_python(
+        *('-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2'),
+        tmp_path / 'ranks.py',
+        OMP_NUM_THREADS='1',
+    )
+    for rank in range(2):
+        assert (tmp_path / f'rank{rank}.txt').read_text() == '2 [{0.0}, {0.5}, {1.0}]'
+    assert (tmp_path / 'run/epoch_3_deploy.pth').exists()
 
 
 def test_lambda_in_a_new_process(tmp_path):

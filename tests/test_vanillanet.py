@@ -262,6 +262,18 @@ def test_with_cp_keeps_less():
     assert saved_bytes(True) < 0.3 * saved_bytes(False)
 
 
+@pytest.mark.parametrize('value', [0.0, 0.3, 1.0])
+def test_mixed_precision(value):
+    backbone = narrow('6').train()
+    set_deep_training_lambda(backbone, value)
+    x = torch.randn(8, 3, 64, 64)
+    with torch.no_grad():
+        expected = backbone(x)[0]
+        with torch.autocast('cpu', torch.bfloat16):
+            got = backbone(x)[0].float()
+    assert relative_error(got, expected) < 0.1
+
+
 def test_get_layer_depth():
     backbone = narrow('13')
     depth = {

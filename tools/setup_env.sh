@@ -89,6 +89,10 @@ run "installing torch and build tools" pip install -c requirements/constraints.t
 build_mmcv
 run "installing mmcv" pip install --no-deps "$wheel"
 run "installing OpenMMLab packages and test tools" pip install -c requirements/constraints.txt -r requirements/runtime.txt -r requirements/tests.txt
+# opencv-python wants libGL, which servers lack; nothing here opens a window.
+run "replacing opencv-python" pip uninstall -y opencv-python
+run "with opencv-python-headless" pip install -c requirements/constraints.txt --no-deps --force-reinstall \
+    opencv-python-headless
 run "installing mmvanilla" pip install --no-build-isolation --no-deps -e .
 echo "$WANTED" >$STAMP
 echo "The environment is ready in $VENV."

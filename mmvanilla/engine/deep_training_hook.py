@@ -93,8 +93,9 @@ class DeepTrainingHook(Hook):
             runner.logger.warning(
                 f'λ reaches only {last:.3g} in the {steps} '
                 f'{"epochs" if self.by_epoch else "iterations"} of this run '
-                f'({self.length_name}={self.length}): the network will keep its activations between '
-                'the convolutions, so it cannot be fused, and no fused checkpoint will be written. '
+                f'({self.length_name}={self.length}): the network will keep its activations '
+                'between the convolutions, so it cannot be fused, and no fused checkpoint will be '
+                'written. '
                 f'To have one, set {self.length_name} to at most {steps - 1}.'
             )
         if self._lambda(runner) < 1 and (self.weights_loaded or _is_pretrained(runner.model)):

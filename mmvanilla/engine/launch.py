@@ -97,7 +97,9 @@ def check_data(cfg: Config, *dataloaders: str) -> None:
     for dataloader in dataloaders:
         for dataset in nested_dicts((cfg.get(dataloader) or {}).get('dataset')):
             root = dataset.get('data_root') or ''
-            paths = [dataset.get('ann_file') or '', *(dataset.get('data_prefix') or {}).values()]
+            prefix = dataset.get('data_prefix') or ''
+            paths = [dataset.get('ann_file') or '']
+            paths += prefix.values() if isinstance(prefix, dict) else [prefix]
             for path in [os.path.join(root, path) for path in paths if isinstance(path, str)]:
                 if path and '://' not in path and not os.path.exists(path):
                     source = DATA_SOURCES.get(str(dataset.get('type')).split('.')[-1])

@@ -19,8 +19,8 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     detectors, classifiers and segmentors alike, also with mmpretrain's own backbones. Everything
     outside the backbone has scale 1. Norms and biases have no weight decay.
 
-    ``paramwise_cfg`` holds ``decay_rate`` and ``blocks_per_layer``, both 1 by default: so many blocks
-    count as one layer. The authors use 2 on COCO: stem ``rate ** 7``, last layer ``rate``.
+    ``paramwise_cfg`` holds ``decay_rate`` and ``blocks_per_layer``, both 1 by default: so many
+    blocks count as one layer. The authors use 2 on COCO: stem ``rate ** 7``, last layer ``rate``.
 
     Raises:
         UsageError: for other keys, or if no module of the model has ``get_layer_depth``.

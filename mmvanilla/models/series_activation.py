@@ -15,8 +15,8 @@ class SeriesActivation(nn.Module):
     Args:
         num_channels: Channels C of input and output.
         act_num: The series number n; the depthwise kernel has 2n + 1 rows and columns.
-        norm_cfg: Config of the batch norm.
         deploy: Whether to build the deploy form.
+        norm_cfg: Config of the batch norm.
 
     Shape: (N, C, H, W) to (N, C, H, W).
     """
@@ -25,8 +25,8 @@ class SeriesActivation(nn.Module):
         self,
         num_channels: int,
         act_num: int = 3,
-        norm_cfg: dict = dict(type='BN'),
         deploy: bool = False,
+        norm_cfg: dict = dict(type='BN'),
     ) -> None:
         super().__init__()
         self.relu = nn.ReLU()

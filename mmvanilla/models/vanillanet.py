@@ -131,7 +131,7 @@ class VanillaNet(BaseModule):
                 deploy=deploy,
             ),
             nn.Identity(),
-            SeriesActivation(channels[0], act_num, norm_cfg, deploy),
+            SeriesActivation(channels[0], act_num, deploy, norm_cfg),
         )
         self.blocks = nn.ModuleList()
         stage_of_layer, layer_strides = [0], [stem_geometry['stride']]
@@ -146,7 +146,7 @@ class VanillaNet(BaseModule):
                 VanillaBlock(
                     DeepConv(channels[i], channels[i + 1], norm_cfg=norm_cfg, deploy=deploy),
                     pool,
-                    SeriesActivation(channels[i + 1], act_num, norm_cfg, deploy),
+                    SeriesActivation(channels[i + 1], act_num, deploy, norm_cfg),
                 )
             )
             stage_of_layer.append(stage_of_layer[-1] + (stride > 1))

@@ -46,7 +46,7 @@ def draw_digit(scan: np.ndarray, size: int) -> np.ndarray:
     scan = np.pad(scan.astype(np.float32) / 16, 1)
     side = round(size * 10 / 8)
     opacity = cv2.resize(scan, (side, side), interpolation=cv2.INTER_CUBIC)
-    return np.clip(opacity * 1.5 - 0.2, 0, 1)
+    return np.clip(opacity * 2 - 0.5, 0, 1)
 
 
 def overlap(a: List[float], b: List[float]) -> float:
@@ -56,10 +56,13 @@ def overlap(a: List[float], b: List[float]) -> float:
     return max(width, 0) * max(height, 0) / min(a[2] * a[3], b[2] * b[3])
 
 
-def contrasting_colour(background: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A random colour that differs from the mean of the (H, W, 3) background."""
+def vivid_colour(background: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A random vivid colour (3,) that differs from the mean of the (H, W, 3) background."""
     while True:
-        colour = rng.integers(0, 256, 3)
+        hsv = np.array(
+            [rng.integers(180), rng.integers(180, 256), rng.integers(200, 256)], np.uint8
+        )
+        colour = cv2.cvtColor(hsv.reshape(1, 1, 3), cv2.COLOR_HSV2RGB)[0, 0].astype(np.float32)
         if np.abs(colour - background.mean((0, 1))).sum() > 250:
             return colour
 
@@ -74,14 +77,13 @@ def compose_image(
     if rng.random() < 0.5:
         image = image[:, ::-1].copy()
     annotations: List[Dict] = []
-    for _ in range(rng.integers(1, MAX_DIGITS + 1)):
+    count = rng.integers(1, MAX_DIGITS + 1, 2).max()  # more often many than few
+    while len(annotations) < count:
         index = rng.integers(len(scans))
         opacity = draw_digit(scans[index], rng.integers(DIGIT_SIZES[0], DIGIT_SIZES[1] + 1))
         side = len(opacity)
         left, top = (int(v) for v in rng.integers(0, IMAGE_SIZE - side + 1, 2))
         mask = (opacity >= 0.5).astype(np.uint8)
-        contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-        contours = [c.reshape(-1, 2) + (left, top) for c in contours if len(c) >= 4]
         rows, columns = np.nonzero(mask)
         box = [
             float(left + columns.min()),
@@ -90,9 +92,11 @@ def compose_image(
             float(np.ptp(rows) + 1),
         ]
         if any(overlap(box, other['bbox']) > MAX_OVERLAP for other in annotations):
-            continue
+            continue  # there is room for five: try another place
+        contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        contours = [c.reshape(-1, 2) + (left, top) for c in contours if len(c) >= 4]
         region = image[top : top + side, left : left + side]
-        colour = contrasting_colour(region, rng)
+        colour = vivid_colour(region, rng)
         region[:] = region + opacity[..., None] * (colour - region)
         annotations.append(
             dict(

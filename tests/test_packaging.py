@@ -1,0 +1,29 @@
+import shutil
+import subprocess
+import zipfile
+
+from conftest import ROOT, run_python
+
+IGNORED = shutil.ignore_patterns(
+    '.venv', '.git', 'data', 'work_dirs', 'build', '*.egg-info', '.mim'
+)
+
+
+def test_wheel_carries_configs_and_tools(tmp_path):
+    """As a .mim folder, without naming torch or an OpenMMLab package as a requirement."""
+    shutil.copytree(ROOT, tmp_path / 'source', ignore=IGNORED)
+    run_python('setup.py', '-q', 'bdist_wheel', '-d', tmp_path / 'dist', cwd=tmp_path / 'source')
+    (wheel,) = (tmp_path / 'dist').glob('*.whl')
+    archive = zipfile.ZipFile(wheel)
+    names = set(archive.namelist())
+    expected = ['configs/retinanet_vanillanet13.py', 'tools/train.py', 'tools/dist_train.sh']
+    assert {f'mmvanilla/.mim/{name}' for name in expected} <= names
+    metadata = archive.read(next(n for n in names if n.endswith('METADATA'))).decode()
+    required = [line for line in metadata.splitlines() if line.startswith('Requires-Dist')]
+    assert required == ['Requires-Dist: packaging']
+
+
+def test_repository_holds_no_large_files():
+    listed = subprocess.run(['git', 'ls-files', '-z'], cwd=ROOT, capture_output=True, text=True)
+    for name in filter(None, listed.stdout.split('\0')):
+        assert (ROOT / name).stat().st_size < 2**20, name

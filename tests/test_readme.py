@@ -1,0 +1,61 @@
+"""Every command and snippet in the README."""
+
+import re
+import subprocess
+
+import pytest
+from conftest import ROOT, run_python
+from mmengine.config import Config
+
+README = (ROOT / 'README.md').read_text()
+BLOCKS = re.findall(r'```(\w*)\n(.*?)```', README, re.S)
+PYTHON = [code for language, code in BLOCKS if language == 'python']
+COMMANDS = [
+    line for language, code in BLOCKS if language == 'bash' for line in code.strip().splitlines()
+]
+
+
+def test_snippet_prints_what_it_says():
+    (snippet,) = [code for code in PYTHON if code.startswith('import torch')]
+    printed = next(code for language, code in BLOCKS if language == '')
+    assert run_python('-c', snippet).strip() == printed.strip()
+    assert len(snippet.strip().splitlines()) <= 10
+
+
+def test_config_snippets_build(tmp_path):
+    """All of them together, over the main config."""
+    snippets = [code for code in PYTHON if not code.startswith('import')]
+    assert len(snippets) == 3
+    base = f"_base_ = '{ROOT}/configs/retinanet_vanillanet13.py'\n"
+    for i, snippet in enumerate(snippets):
+        (tmp_path / f'{i}.py').write_text(base + snippet)
+    model, hook, optimizer = (Config.fromfile(tmp_path / f'{i}.py') for i in range(3))
+    code = (
+        'from mmdet.registry import MODELS; from mmengine.config import Config\n'
+        f"print(MODELS.build(Config.fromfile(r'{tmp_path}/0.py').model).backbone.out_channels)"
+    )
+    assert run_python('-c', code).strip().endswith('(1024, 2048, 4096)')
+    assert hook.custom_hooks[0].decay_epochs == 100
+    assert optimizer.optim_wrapper.paramwise_cfg.blocks_per_layer == 2
+
+
+@pytest.mark.parametrize('command', COMMANDS)
+def test_command(command):
+    """Make targets exist; tools know the options; files are where the command looks for them."""
+    program, *args = command.split()
+    if program == 'make':
+        subprocess.run(['make', '-n', *args], cwd=ROOT, check=True, stdout=subprocess.PIPE)
+    elif program == 'pip':
+        assert args == ['install', '-e', '.'] and (ROOT / 'setup.py').exists()
+    else:
+        assert program in ('python', 'bash')
+        tool, config = args[:2]
+        assert (ROOT / tool).exists() and (ROOT / config).exists()
+        options = [arg for arg in args if arg.startswith('--')]
+        if options:
+            usage = run_python(tool, '--help')
+            assert all(option in usage for option in options)
+
+
+def test_ci_runs_the_test_command():
+    assert 'make test' in (ROOT / '.ci/run').read_text()
