@@ -65,6 +65,7 @@ def load_checkpoint(
     Raises:
         UsageError: if the file is absent, cut off, or holds objects that are not on the allow-list.
     """
+    not_whole = f'checkpoint {path} is not whole or not a checkpoint: get it again.'
     try:
         if str(path).startswith(('http://', 'https://')):
             checkpoint = torch.hub.load_state_dict_from_url(
@@ -77,27 +78,15 @@ def load_checkpoint(
     except FileNotFoundError:
         raise UsageError(f'checkpoint {path} does not exist: check the path.') from None
     except pickle.UnpicklingError as error:
-        refused = re.search(r'(?:GLOBAL|global|class) ([\w.]+)', str(error))
-        if refused is None or 'llowed' not in str(error):
-            raise UsageError(
-                f'checkpoint {path} is not whole or not a checkpoint: get it again.'
-            ) from error
+        refused = re.search(r'GLOBAL ([\w.]+)|(getattr) of|but got <class .([\w.]+)', str(error))
+        if refused is None:
+            raise UsageError(not_whole) from error
         raise UsageError(
-            f'checkpoint {path} is refused: it holds {refused[1]}, which could run code on '
-            'loading; use a checkpoint of tensors.'
+            f'checkpoint {path} is refused: it holds {refused[refused.lastindex]}, which could run '
+            'code on loading; use a checkpoint of tensors.'
         ) from None
-    except (
-        RuntimeError,
-        EOFError,
-        OSError,
-        ValueError,
-        KeyError,
-        AttributeError,
-        IndexError,
-    ) as error:
-        raise UsageError(
-            f'checkpoint {path} is not whole or not a checkpoint: get it again.'
-        ) from error
+    except (RuntimeError, OSError, EOFError, LookupError, ValueError, AttributeError) as error:
+        raise UsageError(not_whole) from error
     if not isinstance(checkpoint, Mapping):
         raise UsageError(
             f'checkpoint {path} holds a {type(checkpoint).__name__}, not a dict of weights.'

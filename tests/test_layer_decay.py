@@ -1,13 +1,12 @@
 import pytest
 import torch
-from mmengine.model import BaseModel
 from mmengine.optim import build_optim_wrapper
 from torch import nn
 
 from mmvanilla import UsageError, VanillaNet
 
 
-class Model(BaseModel):
+class Model(nn.Module):
     def __init__(self, backbone, name='backbone'):
         super().__init__()
         self.add_module(name, backbone)
@@ -30,7 +29,7 @@ def settings(model, optim_wrapper):
     names = {param: name for name, param in model.named_parameters()}
     return {
         names[param]: (group['lr'], group['weight_decay'])
-        for group in optim_wrapper.param_groups
+        for group in optim_wrapper.optimizer.param_groups
         for param in group['params']
     }
 
@@ -62,7 +61,8 @@ def test_scales_are_the_authors(rate, blocks_per_layer, attribute):
 def test_coco_recipe_spans_0_6_to_the_7th():
     model = Model(VanillaNet('13', widen_factor=1 / 64))
     rates = {
-        group['lr'] / 0.1 for group in build(model, decay_rate=0.6, blocks_per_layer=2).param_groups
+        group['lr'] / 0.1
+        for group in build(model, decay_rate=0.6, blocks_per_layer=2).optimizer.param_groups
     }
     assert sorted(rates) == pytest.approx([0.6**k for k in range(7, -1, -1)])
 
@@ -82,7 +82,7 @@ def test_frozen_parameters_are_left_out():
 def test_backbones_of_mmpretrain():
     ConvNeXt = pytest.importorskip('mmpretrain.models').ConvNeXt
     model = Model(ConvNeXt('atto'))
-    rates = {group['lr'] for group in build(model, decay_rate=0.5).param_groups}
+    rates = {group['lr'] for group in build(model, decay_rate=0.5).optimizer.param_groups}
     assert max(rates) == 0.1 and len(rates) > 4
 
 
@@ -102,7 +102,7 @@ def test_groups_survive_a_state_dict():
     model = Model(VanillaNet('6', widen_factor=1 / 64))
     first, second = (build(model, decay_rate=0.6, blocks_per_layer=2) for _ in range(2))
     second.load_state_dict(first.state_dict())
-    assert [g['layer_id'] for g in second.param_groups] == [
-        g['layer_id'] for g in first.param_groups
+    assert [g['layer_id'] for g in second.optimizer.param_groups] == [
+        g['layer_id'] for g in first.optimizer.param_groups
     ]
     assert isinstance(second.optimizer, torch.optim.AdamW)

@@ -26,6 +26,7 @@ NARROW = [
     'model.bbox_head.feat_channels=8',
     'model.bbox_head.stacked_convs=1',
     'model.bbox_head.num_classes=10',
+    'model.test_cfg.score_thr=0.0',
     'train_dataloader.dataset.pipeline.2.scales=[(128,128)]',
     'train_dataloader.dataset.pipeline.3.prob=0.0',
     'test_dataloader.dataset.pipeline.1.scale=(128,128)',

@@ -77,8 +77,8 @@ build_mmcv() { # leaves the wheel's path in $wheel
 
 [[ -f $STAMP && $(cat $STAMP) == "$WANTED" ]] && $VENV/bin/python -c '' 2>/dev/null && exit 0
 
-python=$(find_python)
 if ! $VENV/bin/python -m pip --version >/dev/null 2>&1; then
+    python=$(find_python)
     need_space . 10 "the environment"
     rm -rf $VENV
     "$python" -m venv $VENV || fail "$python cannot make a virtual environment: install its venv package."

@@ -23,7 +23,8 @@ def deploy_config(cfg: Config) -> Config:
     """A copy of a config that builds this package's modules in deploy form, for fused weights."""
     cfg = copy.deepcopy(cfg)
     for part in nested_dicts(cfg.get('model')):
-        cls = MODELS.module_dict.get(str(part.get('type')).split('.')[-1])
+        name = getattr(part.get('type'), '__name__', str(part.get('type')))
+        cls = MODELS.module_dict.get(name.split('.')[-1])
         if cls is not None and 'deploy' in inspect.signature(cls).parameters:
             part['deploy'] = True
     return cfg
