@@ -12,7 +12,8 @@ import zipfile
 from argparse import Namespace
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Dict, Iterator, Mapping, Union
+from typing import Any, Dict, Iterator, Mapping, Optional, Union
+from urllib.error import URLError
 
 import numpy as np
 import torch
@@ -85,6 +86,8 @@ def load_checkpoint(
             f'checkpoint {path} is refused: it holds {refused[refused.lastindex]}, which could run '
             'code on loading; use a checkpoint of tensors.'
         ) from None
+    except (URLError, PermissionError) as error:
+        raise UsageError(f'checkpoint {path} cannot be read: {error}.') from error
     except (RuntimeError, OSError, EOFError, LookupError, ValueError, AttributeError) as error:
         raise UsageError(not_whole) from error
     if not isinstance(checkpoint, Mapping):
@@ -101,6 +104,11 @@ def get_state_dict(checkpoint: Mapping[str, Any]) -> Dict[str, Tensor]:
             checkpoint = checkpoint[key]
             break
     return {key.removeprefix('module.'): value for key, value in checkpoint.items()}
+
+
+def is_resumable(checkpoint: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint holds a run's state; deploy files and mmengine's best ones do not."""
+    return {'meta', 'message_hub', 'optimizer'} <= checkpoint.keys()
 
 
 @contextmanager
@@ -121,14 +129,11 @@ def replace_when_whole(path: Union[str, Path]) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def latest_whole_checkpoint(work_dir: Union[str, Path]) -> Path:
-    """The newest checkpoint in ``work_dir`` that can be read and resumed from.
+def latest_whole_checkpoint(work_dir: Union[str, Path]) -> Optional[Path]:
+    """The newest checkpoint in ``work_dir`` that can be read and resumed from, None if none can.
 
     mmengine's ``last_checkpoint`` file is not asked alone: a run killed while writing may have left
     it, or the file that it names, cut off.
-
-    Raises:
-        UsageError: if there is none.
     """
     work_dir = Path(work_dir)
     candidates = set(work_dir.glob('*.pth'))
@@ -137,8 +142,8 @@ def latest_whole_checkpoint(work_dir: Union[str, Path]) -> Path:
         candidates.add(Path(pointer.read_text().strip()))
     for path in sorted(candidates, key=lambda p: (p.stat().st_mtime_ns, p.name), reverse=True):
         try:
-            if 'message_hub' in load_checkpoint(path, mmap=True):  # deploy checkpoints have none
+            if is_resumable(load_checkpoint(path, mmap=True)):
                 return path
         except UsageError:
             continue
-    raise UsageError(f'no checkpoint to resume from in {work_dir}: start without --resume.')
+    return None

@@ -104,6 +104,11 @@ def test_absent_or_something_else(tmp_path):
         load_checkpoint(tmp_path / 'plain.pth')
 
 
+def test_unreachable_address():
+    with pytest.raises(UsageError, match=r'none\.pth cannot be read: .*refused'):
+        load_checkpoint('http://127.0.0.1:9/none.pth')
+
+
 @pytest.mark.parametrize(
     'checkpoint',
     [
@@ -129,14 +134,14 @@ def test_replace_when_whole(tmp_path):
 
 
 def test_latest_whole_checkpoint(tmp_path):
-    with pytest.raises(UsageError, match='no checkpoint to resume from'):
-        latest_whole_checkpoint(tmp_path)
+    assert latest_whole_checkpoint(tmp_path) is None
     for age, (name, content) in enumerate(
         {
             'epoch_2_deploy.pth': dict(state_dict={}),  # newest, not for resuming
             'epoch_3.pth': None,  # cut off
-            'epoch_2.pth': dict(state_dict={}, message_hub={}),
-            'epoch_1.pth': dict(state_dict={}, message_hub={}),
+            'best.pth': dict(state_dict={}, message_hub={}, meta={}),  # without optimizer
+            'epoch_2.pth': dict(state_dict={}, message_hub={}, meta={}, optimizer={}),
+            'epoch_1.pth': dict(state_dict={}, message_hub={}, meta={}, optimizer={}),
         }.items()
     ):
         if content is None:

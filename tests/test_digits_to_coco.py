@@ -41,7 +41,7 @@ def test_annotations(digits, split):
             cv2.fillPoly(mask, [np.array(polygon, int).reshape(-1, 2)], 1)
         rows, columns = np.nonzero(mask)
         assert [columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1] == [x, y, w, h]
-        assert 0 < annotation['area'] <= mask.sum()
+        assert annotation['area'] == mask.sum()
         boxes[annotation['image_id']].append(annotation['bbox'])
     for image in coco['images']:
         pixels = cv2.imread(str(digits / split / image['file_name']))

@@ -3,6 +3,7 @@ import argparse
 import pytest
 import torch
 from conftest import randomize
+from mmengine.model.weight_init import PretrainedInit
 
 from mmvanilla import UsageError, VanillaNet, convert_official_state_dict, switch_to_deploy
 from mmvanilla.models.reparameterize import deep_convs
@@ -66,6 +67,14 @@ def test_prefix_in_the_config(tmp_path):
     backbone = VanillaNet('6', widen_factor=1 / 64, init_cfg=init_cfg)
     backbone.init_weights()
     assert torch.equal(backbone.stem.conv.conv1.weight, source.stem.conv.conv1.weight)
+
+
+def test_config_of_classes(tmp_path):
+    """mmengine's Python-style configs name the class itself."""
+    torch.save({'junk.weight': torch.ones(1)}, tmp_path / 'a.pth')
+    init_cfg = dict(type=PretrainedInit, checkpoint=str(tmp_path / 'a.pth'))
+    with pytest.raises(UsageError, match='unexpected: junk.weight'):
+        VanillaNet('6', widen_factor=1 / 64, init_cfg=init_cfg).init_weights()
 
 
 def test_none_is_from_scratch():

@@ -52,13 +52,14 @@ def test_full_disk(checkout):
     assert not (checkout / '.venv').exists()
 
 
-def fake_venv(checkout, pip):
+def fake_venv(checkout, pip, has_gpu=False):
     """An environment whose pip does as it is told, so that no test waits for downloads."""
     script = f"""
 case "$*" in
     "-m pip --version") exit 0;;
     *"-m pip"*) {pip};;
-    *cuda.is_available*) exit 1;;
+    *cuda.is_available*) exit {0 if has_gpu else 1};;
+    *torch.version.cuda*) echo 12;;
     *get_platform*) echo torch0-cp311-linux;;
 esac"""
     (checkout / '.venv').mkdir()
@@ -73,6 +74,20 @@ def test_missing_compiler(checkout):
         (tools / name).symlink_to(shutil.which(name))
     message = set_up(checkout, PATH=str(tools), CXX='', PYTHON='none')
     assert 'no C++ compiler found' in message and 'apt-get install g++' in message
+
+
+def test_gpu_without_cuda_compiler(checkout):
+    """Not an error: the ops are built for the CPU, and the set-up says so and goes on."""
+    fake_venv(checkout, 'exit 0', has_gpu=True)
+    write_program(checkout / 'bin', 'nvcc', 'exit 127')
+    env = os.environ | dict(
+        XDG_CACHE_HOME=str(checkout / 'cache'), PATH=f'{checkout}/bin:{os.environ["PATH"]}'
+    )
+    result = subprocess.run(
+        ['bash', 'tools/setup_env.sh'], cwd=checkout, env=env, capture_output=True, text=True
+    )
+    assert 'no CUDA 12 compiler (nvcc)' in result.stdout
+    assert 'building mmcv' in result.stdout
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ need_space() { # need_space FOLDER GIGABYTES WHAT
 build_mmcv() { # leaves the wheel's path in $wheel
     local platform cuda=cpu nvcc_major torch_major
     if $VENV/bin/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>/dev/null; then
-        nvcc_major=$(nvcc --version 2>/dev/null | sed -n 's/.*release \([0-9]*\)\..*/\1/p')
+        nvcc_major=$({ nvcc --version 2>/dev/null || true; } | sed -n 's/.*release \([0-9]*\)\..*/\1/p')
         torch_major=$($VENV/bin/python -c 'import torch; print(torch.version.cuda.split(".")[0])')
         [[ -n $nvcc_major && $nvcc_major == "$torch_major" ]] && cuda=cuda$torch_major
         [[ $cuda == cpu ]] && echo "no CUDA $torch_major compiler (nvcc): mmcv's ops are built for the CPU alone."
@@ -60,6 +60,8 @@ build_mmcv() { # leaves the wheel's path in $wheel
     [[ -n $wheel ]] && return
     command -v "${CXX:-c++}" >/dev/null || command -v g++ >/dev/null ||
         fail "no C++ compiler found, mmcv's ops need one: install g++ (apt-get install g++)."
+    $VENV/bin/python -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")' 2>/dev/null ||
+        fail "no Python headers found, mmcv's ops need them: install them (apt-get install python3-dev)."
     need_space "${TMPDIR:-/tmp}" 2 "building mmcv"
     mkdir -p "$folder"
     local building
@@ -80,9 +82,10 @@ build_mmcv() { # leaves the wheel's path in $wheel
 if ! $VENV/bin/python -m pip --version >/dev/null 2>&1; then
     python=$(find_python)
     need_space . 10 "the environment"
-    rm -rf $VENV
     "$python" -m venv $VENV || fail "$python cannot make a virtual environment: install its venv package."
 fi
+$VENV/bin/python -c 'import sys; sys.exit(sys.version_info[:2] not in [(3, 11), (3, 12)])' ||
+    fail "$VENV holds another Python than 3.11 or 3.12: remove it and run this again."
 : >"$LOG"
 pip() { $VENV/bin/python -m pip --disable-pip-version-check "$@"; }
 run "installing torch and build tools" pip install -c requirements/constraints.txt -r requirements/build.txt

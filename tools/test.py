@@ -13,6 +13,7 @@ from mmvanilla import switch_to_deploy
 from mmvanilla.checkpoint import get_state_dict, load_checkpoint
 from mmvanilla.engine import launch
 from mmvanilla.errors import UsageError
+from mmvanilla.models.pretrained import list_mismatches
 from mmvanilla.models.reparameterize import unwrap
 
 
@@ -35,23 +36,21 @@ def load_weights(model: torch.nn.Module, path: str, deploy: bool) -> None:
     """
     model = unwrap(model)
     weights = get_state_dict(load_checkpoint(path))
-    missing = model.state_dict().keys() - weights.keys()
-    if missing:
+    mismatches = list_mismatches(weights, model.state_dict())
+    if mismatches['missing']:
         # Either the checkpoint is fused, or it is of another model. The switch changes the model's
         # form alone: its weights are replaced right after.
         switch_to_deploy(model, inplace=True)
-        missing = model.state_dict().keys() - weights.keys()
-    if missing:
-        raise UsageError(
-            f'checkpoint {path} is of another model: it has no {sorted(missing)[0]} '
-            f'({len(missing)} keys are missing).'
-        )
-    try:
-        result = model.load_state_dict(weights, strict=False)
-    except RuntimeError as error:
-        raise UsageError(f'checkpoint {path} is of another model: {error}') from None
-    if result.unexpected_keys:
-        print_log(f'Keys that the model does not have: {result.unexpected_keys}', 'current')
+        mismatches = list_mismatches(weights, model.state_dict())
+    for what in ('missing', 'of another shape'):
+        if mismatches[what]:
+            raise UsageError(
+                f'checkpoint {path} is of another model, {what}: {mismatches[what][0]} '
+                f'(and {len(mismatches[what]) - 1} more).'
+            )
+    model.load_state_dict(weights, strict=False)
+    if mismatches['unexpected']:
+        print_log(f'Keys that the model does not have: {mismatches["unexpected"]}', 'current')
     if deploy:
         switch_to_deploy(model, inplace=True)
 
@@ -60,7 +59,7 @@ def main() -> None:
     args = parse_args()
     cfg = launch.load_config(args)
     cfg.load_from, cfg.resume = None, False  # loaded below, before EMA hooks copy the model
-    launch.check_data(cfg, 'test_dataloader')
+    launch.check_data(cfg, 'test_dataloader', 'test_evaluator')
     load_checkpoint(args.checkpoint, mmap=True)
     runner = launch.build_runner(cfg)
     load_weights(runner.model, args.checkpoint, args.deploy)

@@ -4,7 +4,7 @@ import argparse
 
 from mmengine.config import Config
 
-from mmvanilla.checkpoint import latest_whole_checkpoint, load_checkpoint
+from mmvanilla.checkpoint import is_resumable, latest_whole_checkpoint, load_checkpoint
 from mmvanilla.engine import launch
 from mmvanilla.errors import UsageError
 
@@ -36,24 +36,31 @@ def merge_train_options(cfg: Config, args: argparse.Namespace) -> None:
             raise UsageError('--auto-scale-lr needs auto_scale_lr.base_batch_size in the config.')
         cfg.auto_scale_lr.enable = True
     if args.resume:
-        cfg.resume = True
-        resume_from = (
-            latest_whole_checkpoint(cfg.work_dir) if args.resume == 'auto' else args.resume
-        )
-        cfg.load_from = str(resume_from)
+        auto = args.resume == 'auto'
+        resume_from = latest_whole_checkpoint(cfg.work_dir) if auto else args.resume
+        if resume_from is None:  # the first start of a job that is restarted whenever it dies
+            print(f'No checkpoint to resume from in {cfg.work_dir}: starting from the beginning.')
+        else:
+            cfg.resume, cfg.load_from = True, str(resume_from)
     # A run killed while writing, or before a kept checkpoint is replaced, loses nothing.
-    checkpoint_hook = cfg.get('default_hooks', {}).get('checkpoint')
-    if checkpoint_hook and checkpoint_hook.type == 'CheckpointHook':
-        checkpoint_hook.type = 'mmvanilla.AtomicCheckpointHook'
+    hooks = cfg.setdefault('default_hooks', {})
+    hook = hooks.setdefault('checkpoint', dict(type='CheckpointHook', interval=1))
+    if hook and str(hook['type']).split('.')[-1] == 'CheckpointHook':
+        hook['type'] = 'mmvanilla.AtomicCheckpointHook'
 
 
 def main() -> None:
     args = parse_args()
     cfg = launch.load_config(args)
     merge_train_options(cfg, args)
-    launch.check_data(cfg, 'train_dataloader', 'val_dataloader')
-    if cfg.get('load_from'):
-        load_checkpoint(cfg.load_from, mmap=True)
+    launch.check_data(cfg, 'train_dataloader', 'val_dataloader', 'val_evaluator')
+    if cfg.get('load_from') and '://' not in cfg.load_from:
+        checkpoint = load_checkpoint(cfg.load_from, mmap=True)
+        if cfg.get('resume') and not is_resumable(checkpoint):
+            raise UsageError(
+                f'checkpoint {cfg.load_from} holds weights alone, no run can be resumed from it: '
+                'start from its weights with --cfg-options load_from=..., without --resume.'
+            )
     if not cfg.get('resume'):
         launch.check_pretrained(cfg)
     launch.build_runner(cfg).train()

@@ -25,7 +25,8 @@ class AtomicCheckpointHook(CheckpointHook):
     """Writes each checkpoint whole or not at all, and removes an old one only after that.
 
     mmengine's hook writes in place, and under ``max_keep_ckpts=1`` it deletes the old checkpoint
-    before the new one exists. Arguments are those of mmengine's hook.
+    before the new one exists. A run killed between the two keeps both. The copy that ``save_best``
+    keeps is written whole too, but replaced as mmengine does. Arguments are those of its hook.
     """
 
     def __init__(self, *args: Any, backend_args: Optional[dict] = None, **kwargs: Any) -> None:

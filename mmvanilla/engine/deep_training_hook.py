@@ -11,6 +11,7 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 
 from ..checkpoint import replace_when_whole
 from ..errors import UsageError
+from ..models.pretrained import pretrained_cfgs
 from ..models.reparameterize import (
     check_fused,
     deep_convs,
@@ -124,8 +125,10 @@ class DeepTrainingHook(Hook):
             return
         fused = switch_to_deploy(model)
         check_fused(model, fused)
-        last = runner.message_hub.get_info('last_ckpt') or f'{runner.work_dir}/last.pth'
-        path = Path(last).with_name(f'{Path(last).stem}_deploy.pth')
+        last = Path(runner.message_hub.get_info('last_ckpt') or 'last.pth')
+        # The folder may be remote, or that of a run which was moved before it was resumed.
+        folder = last.parent if last.is_file() else Path(runner.work_dir)
+        path = folder / f'{last.stem}_deploy.pth'
         checkpoint = dict(
             meta=dict(
                 cfg=deploy_config(runner.cfg).pretty_text,
@@ -156,9 +159,7 @@ def _averaged_models(runner: Runner) -> list:
 def _is_pretrained(model: torch.nn.Module) -> bool:
     """Whether a module around deep convolutions was initialized from a checkpoint."""
     for module in model.modules():
-        cfgs = getattr(module, 'init_cfg', None) or []
-        cfgs = [cfgs] if isinstance(cfgs, dict) else cfgs
-        pretrained = any(cfg['type'] == 'Pretrained' and cfg.get('checkpoint') for cfg in cfgs)
-        if pretrained and next(deep_convs(module), None):
+        cfgs = pretrained_cfgs(getattr(module, 'init_cfg', None))
+        if any(cfg.get('checkpoint') for cfg in cfgs) and next(deep_convs(module), None):
             return True
     return False

@@ -5,16 +5,16 @@ import os
 import sys
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterator
+from typing import Any, Iterator
 
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
-from mmengine.runner.checkpoint import CheckpointLoader
+from mmengine.runner import Runner, checkpoint
 
 from ..checkpoint import load_checkpoint
 from ..errors import UsageError
+from ..models.pretrained import pretrained_cfgs
 from .config import nested_dicts
 
 # Where the data sets of the configs are to be had, by their class.
@@ -54,7 +54,15 @@ def load_config(args: argparse.Namespace) -> Config:
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     if not Path(args.config).is_file():
         raise UsageError(f'config {args.config} does not exist: check the path.')
-    cfg = Config.fromfile(args.config)
+    try:
+        cfg = Config.fromfile(args.config)
+    except ModuleNotFoundError as error:
+        if error.name != 'pkg_resources':
+            raise
+        raise UsageError(
+            'mmengine reads mmdet:: and mmpretrain:: bases through pkg_resources, which newer '
+            'setuptools lack: pip install "setuptools<81".'
+        ) from None
     cfg.launcher = args.launcher
     if args.cfg_options is not None:
         cfg.merge_from_dict(args.cfg_options)
@@ -67,21 +75,22 @@ def load_config(args: argparse.Namespace) -> Config:
 
 def build_runner(cfg: Config) -> Runner:
     """Builds the runner of a config; every checkpoint it loads is read without running its code."""
+
+    def load(filename: str, map_location: Any = None, **kwargs: Any) -> dict:
+        return load_checkpoint(filename, map_location)
+
+    # onedl-mmengine falls back to unrestricted pickle, and mmengine downloads with it.
     for prefix in ('', 'http://', 'https://'):
-        # onedl-mmengine falls back to unrestricted pickle, and mmengine downloads with it.
-        CheckpointLoader.register_scheme(
-            prefix,
-            lambda filename, map_location=None, **kwargs: load_checkpoint(filename, map_location),
-            force=True,
-        )
+        checkpoint.CheckpointLoader.register_scheme(prefix, load, force=True)
+    checkpoint.load_from_http = load  # by which its torchvision:// and open-mmlab:// load
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
 
 def check_pretrained(cfg: Config) -> None:
     """Raises UsageError if a local pre-trained file of the model is absent or unreadable."""
-    for part in nested_dicts(cfg.model):
+    for part in pretrained_cfgs(list(nested_dicts(cfg.model))):
         path = part.get('checkpoint')
-        if part.get('type') != 'Pretrained' or path is None or '://' in path:
+        if path is None or '://' in path:
             continue
         if not Path(path).is_file():
             raise UsageError(
@@ -92,21 +101,25 @@ def check_pretrained(cfg: Config) -> None:
         load_checkpoint(path, mmap=True)
 
 
-def check_data(cfg: Config, *dataloaders: str) -> None:
-    """Raises UsageError if the data that the dataloaders read is not there."""
-    for dataloader in dataloaders:
-        for dataset in nested_dicts((cfg.get(dataloader) or {}).get('dataset')):
-            root = dataset.get('data_root') or ''
-            prefix = dataset.get('data_prefix') or ''
-            paths = [dataset.get('ann_file') or '']
-            paths += prefix.values() if isinstance(prefix, dict) else [prefix]
-            for path in [os.path.join(root, path) for path in paths if isinstance(path, str)]:
-                if path and '://' not in path and not os.path.exists(path):
-                    source = DATA_SOURCES.get(str(dataset.get('type')).split('.')[-1])
+def check_data(cfg: Config, *parts: str) -> None:
+    """Raises UsageError if what dataloaders and evaluators (by their names) read is not there."""
+    for name in parts:
+        for part in nested_dicts(cfg.get(name)):
+            root = part.get('data_root') or ''
+            source = DATA_SOURCES.get(str(part.get('type')).split('.')[-1])
+            prefix = part.get('data_prefix') or ''
+            paths = [
+                part.get('ann_file'),
+                *(prefix.values() if isinstance(prefix, dict) else [prefix]),
+            ]
+            paths = [os.path.join(root, path) for path in paths if path and isinstance(path, str)]
+            # A data set that names its folder alone may fetch the data itself; those known do not.
+            for path in paths or [root] * bool(source):
+                if '://' not in path and not os.path.exists(path):
                     hint = f'{source} under {root or path}' if source else 'put the data there'
                     raise UsageError(
-                        f'no data at {path}: {hint}, or set {dataloader}.dataset.data_root in '
-                        '--cfg-options.'
+                        f'no data at {path}: {hint}, or name another place in --cfg-options '
+                        '(data_root of the data sets, ann_file of the evaluators).'
                     )
 
 

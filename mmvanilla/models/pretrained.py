@@ -1,12 +1,20 @@
 """Strict loading of pre-trained backbone weights, with errors that name what does not fit."""
 
-from typing import Dict, List, Optional
+from typing import Any, Dict, Iterator, List, Optional
 
+from mmengine.model.weight_init import PretrainedInit
 from torch import Tensor, nn
 
 from ..checkpoint import get_state_dict, load_checkpoint
 from ..errors import UsageError
 from .official import convert_official_state_dict, is_official_state_dict
+
+
+def pretrained_cfgs(init_cfg: Any) -> Iterator[dict]:
+    """Those of a module's ``init_cfg`` (a dict, a list of dicts or None) that name a checkpoint."""
+    for cfg in [init_cfg] if isinstance(init_cfg, dict) else init_cfg or []:
+        if cfg.get('type') in ('Pretrained', PretrainedInit):
+            yield cfg
 
 
 def load_pretrained(
@@ -51,7 +59,14 @@ def _mismatch(given: Dict[str, Tensor], expected: Dict[str, Tensor], act_num: in
     fused = 'stem.conv.conv1.weight' in expected and 'stem.conv.conv.weight' in given
     if fused and 'stem.conv.norm.weight' not in given:
         return 'it is in deploy form; build the backbone with deploy=True, or use another file.'
-    problems = {
+    problems = list_mismatches(given, expected)
+    found = [f'{what}: {_first(keys)}' for what, keys in problems.items() if keys]
+    return '; '.join(found) + '.' if found else None
+
+
+def list_mismatches(given: Dict[str, Tensor], expected: Dict[str, Tensor]) -> Dict[str, List[str]]:
+    """Keys of a state dict that are missing, unexpected or of another shape."""
+    return {
         'missing': sorted(expected.keys() - given.keys()),
         'unexpected': sorted(given.keys() - expected.keys()),
         'of another shape': [
@@ -60,8 +75,6 @@ def _mismatch(given: Dict[str, Tensor], expected: Dict[str, Tensor], act_num: in
             if key in given and given[key].shape != value.shape
         ],
     }
-    found = [f'{what}: {_first(keys)}' for what, keys in problems.items() if keys]
-    return '; '.join(found) + '.' if found else None
 
 
 def _first(keys: List[str], count: int = 4) -> str:

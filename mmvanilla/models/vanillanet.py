@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from ..errors import UsageError
 from ..registry import MODELS, register
 from .deep_conv import DeepConv
-from .pretrained import load_pretrained
+from .pretrained import load_pretrained, pretrained_cfgs
 from .series_activation import SeriesActivation
 
 
@@ -258,17 +258,15 @@ class VanillaNet(BaseModule):
         """
         given = self.init_cfg
         cfgs = [given] if isinstance(given, dict) else given or []
-        pretrained = [cfg for cfg in cfgs if cfg['type'] == 'Pretrained']
+        pretrained = list(pretrained_cfgs(given))
         # mmengine would load with strict=False, and a misnamed key would be but a line in the log.
-        self.init_cfg = [
-            cfg for cfg in cfgs if cfg['type'] != 'Pretrained'
-        ] or self.default_init_cfg
+        self.init_cfg = [cfg for cfg in cfgs if cfg not in pretrained] or self.default_init_cfg
         super().init_weights()
         self.init_cfg = given
         for cfg in pretrained:
             if cfg.get('checkpoint') is not None:
                 load_pretrained(
-                    self, cfg['checkpoint'], cfg.get('prefix'), cfg.get('map_location', 'cpu')
+                    self, cfg['checkpoint'], cfg.get('prefix'), cfg.get('map_location') or 'cpu'
                 )
 
     def _freeze_stages(self) -> None:

@@ -1,8 +1,8 @@
 """Writes handwritten digits on photographs as a COCO data set.
 
 The digits are scikit-learn's 1797 scans of handwriting, the photographs its two sample images.
-Boxes and masks are exact, train and validation digits are disjoint, and the same seed gives the
-same data.
+Masks are the digits' outlines, boxes fit them, train and validation digits are disjoint, and the
+same seed gives the same data.
 """
 
 import argparse
@@ -94,14 +94,15 @@ def compose_image(
         if any(overlap(box, other['bbox']) > MAX_OVERLAP for other in annotations):
             continue  # there is room for five: try another place
         contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-        contours = [c.reshape(-1, 2) + (left, top) for c in contours if len(c) >= 4]
+        contours = [c for c in contours if len(c) >= 4]
+        cv2.drawContours(mask, contours, -1, 1, cv2.FILLED)  # an outline has no holes
         region = image[top : top + side, left : left + side]
         colour = vivid_colour(region, rng)
         region[:] = region + opacity[..., None] * (colour - region)
         annotations.append(
             dict(
                 bbox=box,
-                segmentation=[c.reshape(-1).astype(float).tolist() for c in contours],
+                segmentation=[(c + (left, top)).astype(float).ravel().tolist() for c in contours],
                 area=int(mask.sum()),
                 category_id=int(labels[index]),
                 iscrowd=0,
