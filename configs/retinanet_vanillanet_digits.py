@@ -4,8 +4,10 @@
 _base_ = './retinanet_vanillanet13.py'
 
 model = dict(
-    backbone=dict(arch='6', widen_factor=0.125, act_num=3, norm_cfg=dict(type='BN'), init_cfg=None),
-    neck=dict(in_channels=[128, 256, 512], out_channels=64, num_outs=3, norm_cfg=dict(type='BN')),
+    backbone=dict(
+        arch='6', widen_factor=0.09375, act_num=3, norm_cfg=dict(type='BN'), init_cfg=None
+    ),
+    neck=dict(in_channels=[96, 192, 384], out_channels=64, num_outs=3, norm_cfg=dict(type='BN')),
     bbox_head=dict(
         num_classes=10,
         in_channels=64,
@@ -55,7 +57,7 @@ test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + 'annotations/instances_val2017.json')
 test_evaluator = val_evaluator
 
-max_epochs = 6
+max_epochs = 7
 train_cfg = dict(max_epochs=max_epochs)
 optim_wrapper = dict(
     paramwise_cfg=dict(_delete_=True),
@@ -73,5 +75,6 @@ param_scheduler = [
         convert_to_iter_based=True,
     ),
 ]
+randomness = dict(seed=0)
 default_hooks = dict(logger=dict(interval=25), checkpoint=dict(max_keep_ckpts=2))
 custom_hooks = [dict(type='mmvanilla.DeepTrainingHook', decay_epochs=3)]

@@ -24,7 +24,7 @@ from mmvanilla.checkpoint import latest_whole_checkpoint, load_checkpoint
 CONFIG = 'configs/retinanet_vanillanet_digits.py'
 WORK_DIR = Path('work_dirs/demo')
 NUM_PICTURES = 8
-SCORE = 0.4
+SCORE = 0.3
 
 
 def run_tool(tool: str, *args: str) -> float:
