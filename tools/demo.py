@@ -18,6 +18,7 @@ from mmdet.visualization import DetLocalVisualizer
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
+from torchvision.ops import nms
 
 from mmvanilla.checkpoint import latest_whole_checkpoint, load_checkpoint
 
@@ -76,6 +77,9 @@ def draw_predictions(model: torch.nn.Module, dataset: torch.utils.data.Dataset, 
         image = data['inputs'].permute(1, 2, 0).numpy()[..., ::-1]  # (H, W, 3), RGB
         with torch.inference_mode():
             (result,) = model.test_step(pseudo_collate([data]))
+        # Legible: of several classes at one place, the likeliest.
+        predicted = result.pred_instances
+        result.pred_instances = predicted[nms(predicted.bboxes, predicted.scores, 0.5)]
         visualizer.add_datasample('', np.ascontiguousarray(image), result, pred_score_thr=SCORE)
         pairs.append(cv2.copyMakeBorder(visualizer.get_image(), 3, 3, 3, 3, cv2.BORDER_CONSTANT))
     rows = [np.hstack(pairs[i : i + 2]) for i in range(0, len(pairs), 2)]
