@@ -1,6 +1,8 @@
 """VanillaNet: the Power of Minimalism in Deep Learning (https://arxiv.org/abs/2305.12972)."""
 
 from contextlib import contextmanager, nullcontext
+from itertools import accumulate
+from operator import mul
 from typing import Iterator, List, Optional, Sequence, Tuple, Union
 
 import torch
@@ -121,6 +123,21 @@ class VanillaNet(BaseModule):
             if pool_sizes
             else dict(kernel_size=4, stride=4)
         )
+        # Stage and stride of the stem, then of each block.
+        self.stage_of_layer = tuple(accumulate((s > 1 for s in strides), initial=0))
+        stride_of_layer = tuple(accumulate(strides, mul, initial=stem_geometry['stride']))
+        self.num_stages = self.stage_of_layer[-1] + 1
+        self.out_indices = self._check_out_indices(out_indices, adaptive=bool(pool_sizes))
+        if not -1 <= frozen_stages <= self.num_stages:
+            raise UsageError(
+                f'frozen_stages={frozen_stages} is out of range: choose -1 (none), 0 (the stem) or '
+                f'up to {self.num_stages} (the stem and all stages).'
+            )
+        self.frozen_stages = frozen_stages
+        last = [self._last_layer(stage) for stage in self.out_indices]
+        self.out_channels = tuple(channels[layer] for layer in last)
+        self.out_strides = tuple(stride_of_layer[layer] for layer in last)
+
         self.stem = VanillaBlock(
             DeepConv(
                 in_channels,
@@ -134,7 +151,6 @@ class VanillaNet(BaseModule):
             SeriesActivation(channels[0], act_num, deploy, norm_cfg),
         )
         self.blocks = nn.ModuleList()
-        stage_of_layer, layer_strides = [0], [stem_geometry['stride']]
         for i, stride in enumerate(strides):
             if stride == 1:
                 pool = nn.Identity()
@@ -149,21 +165,6 @@ class VanillaNet(BaseModule):
                     SeriesActivation(channels[i + 1], act_num, deploy, norm_cfg),
                 )
             )
-            stage_of_layer.append(stage_of_layer[-1] + (stride > 1))
-            layer_strides.append(layer_strides[-1] * stride)
-
-        self.num_stages = stage_of_layer[-1] + 1
-        self.stage_of_layer = tuple(stage_of_layer)  # of the stem, then of each block
-        self.out_indices = self._check_out_indices(out_indices, adaptive=bool(pool_sizes))
-        if not -1 <= frozen_stages <= self.num_stages:
-            raise UsageError(
-                f'frozen_stages={frozen_stages} is out of range: choose -1 (none), 0 (the stem) or '
-                f'up to {self.num_stages} (the stem and all stages).'
-            )
-        self.frozen_stages = frozen_stages
-        last = [self._last_layer(stage) for stage in self.out_indices]
-        self.out_channels = tuple(channels[layer] for layer in last)
-        self.out_strides = tuple(layer_strides[layer] for layer in last)
         self._freeze_stages()
 
     @classmethod
