@@ -3,6 +3,7 @@ from collections import deque
 from types import SimpleNamespace
 
 import pytest
+from mmengine.fileio import get_file_backend
 from mmengine.hooks import CheckpointHook
 
 from mmvanilla.engine import AtomicCheckpointHook
@@ -12,8 +13,6 @@ def make_hook(tmp_path, **kwargs):
     hook = AtomicCheckpointHook(interval=1, max_keep_ckpts=1, **kwargs)
     hook.out_dir = str(tmp_path)
     hook.keep_ckpt_ids = deque([1], 1)
-    from mmengine.fileio import get_file_backend
-
     hook.file_backend = get_file_backend(hook.out_dir, backend_args=hook.backend_args)
     return hook
 

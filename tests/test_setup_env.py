@@ -18,14 +18,19 @@ def checkout(tmp_path):
     return tmp_path
 
 
-def set_up(checkout, **env):
-    result = subprocess.run(
+def run_set_up(checkout, **env):
+    return subprocess.run(
         ['bash', 'tools/setup_env.sh'],
         cwd=checkout,
         env=os.environ | dict(XDG_CACHE_HOME=str(checkout / 'cache')) | env,
         capture_output=True,
         text=True,
     )
+
+
+def set_up(checkout, **env):
+    """A set-up that must fail; returns its one sentence."""
+    result = run_set_up(checkout, **env)
     assert result.returncode == 1
     (message,) = [line for line in result.stderr.splitlines() if line.startswith('error: ')]
     return message
@@ -39,9 +44,7 @@ def write_program(folder, name, script):
 
 
 def test_python_too_old(checkout):
-    (checkout / 'bin').mkdir()
-    (checkout / 'bin/python3.9').write_text('#!/bin/sh\nexit 1\n')
-    (checkout / 'bin/python3.9').chmod(0o755)
+    write_program(checkout / 'bin', 'python3.9', 'exit 1')
     message = set_up(checkout, PYTHON=str(checkout / 'bin/python3.9'))
     assert 'no Python 3.11 or 3.12' in message
 
@@ -79,13 +82,8 @@ def test_missing_compiler(checkout):
 def test_gpu_without_cuda_compiler(checkout):
     """Not an error: the ops are built for the CPU, and the set-up says so and goes on."""
     fake_venv(checkout, 'exit 0', has_gpu=True)
-    write_program(checkout / 'bin', 'nvcc', 'exit 127')
-    env = os.environ | dict(
-        XDG_CACHE_HOME=str(checkout / 'cache'), PATH=f'{checkout}/bin:{os.environ["PATH"]}'
-    )
-    result = subprocess.run(
-        ['bash', 'tools/setup_env.sh'], cwd=checkout, env=env, capture_output=True, text=True
-    )
+    path = write_program(checkout / 'bin', 'nvcc', 'exit 127')
+    result = run_set_up(checkout, PATH=path)
     assert 'no CUDA 12 compiler (nvcc)' in result.stdout
     assert 'building mmcv' in result.stdout
 

@@ -4,6 +4,7 @@ A checkpoint is evaluated in the form it is in, --deploy fuses it first if it is
 """
 
 import argparse
+from typing import Dict
 
 import torch
 from mmengine.evaluator import DumpResults
@@ -28,14 +29,15 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def load_weights(model: torch.nn.Module, path: str, deploy: bool) -> None:
-    """Loads a checkpoint in either form into ``model``, and fuses it if ``deploy`` asks for it.
+def load_weights(
+    model: torch.nn.Module, weights: Dict[str, torch.Tensor], path: str, deploy: bool
+) -> None:
+    """Loads weights in either form into ``model``, and fuses it if ``deploy`` asks for it.
 
     Raises:
         UsageError: if weights are missing, or if the network cannot be fused at its λ.
     """
     model = unwrap(model)
-    weights = get_state_dict(load_checkpoint(path))
     mismatches = list_mismatches(weights, model.state_dict())
     if mismatches['missing']:
         # Either the checkpoint is fused, or it is of another model. The switch changes the model's
@@ -60,9 +62,9 @@ def main() -> None:
     cfg = launch.load_config(args)
     cfg.load_from, cfg.resume = None, False  # loaded below, before EMA hooks copy the model
     launch.check_data(cfg, 'test_dataloader', 'test_evaluator')
-    load_checkpoint(args.checkpoint, mmap=True)
+    weights = get_state_dict(load_checkpoint(args.checkpoint, mmap=True))
     runner = launch.build_runner(cfg)
-    load_weights(runner.model, args.checkpoint, args.deploy)
+    load_weights(runner.model, weights, args.checkpoint, args.deploy)
     if args.out:
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
     runner.test()
