@@ -1,11 +1,14 @@
 """VanillaNet for OpenMMLab: a backbone of a few 1x1 convolutions, no shortcuts, no attention."""
 
+from typing import Any
+
 from .compatibility import check_versions
 
 check_versions()
 
-from . import engine  # noqa: E402, F401  registers the hooks and the optimizer constructor
+from . import engine, evaluation  # noqa: E402, F401  they register what configs name
 from .errors import UsageError  # noqa: E402
+from .model_index import register_when_imported  # noqa: E402
 from .models import (  # noqa: E402
     SeriesActivation,
     VanillaNet,
@@ -26,3 +29,14 @@ __all__ = [
     'set_deep_training_lambda',
     'switch_to_deploy',
 ]
+
+register_when_imported('mmpretrain.apis.model')
+
+
+def __getattr__(name: str) -> Any:
+    """Imports the head when it is asked for: mmpretrain may be absent, and is slow to import."""
+    if name == 'VanillaNetClsHead':
+        from .models.cls_head import VanillaNetClsHead
+
+        return VanillaNetClsHead
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -5,7 +5,8 @@ module when it meets the scope. Everything is registered in mmengine's root regi
 ``custom_imports=dict(imports=['mmvanilla'])`` the plain names work, whatever the default scope.
 """
 
-from typing import Callable
+from importlib import import_module
+from typing import Any, Callable
 
 from mmengine import registry as root
 from mmengine.registry import Registry
@@ -17,13 +18,33 @@ OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     parent=root.OPTIM_WRAPPER_CONSTRUCTORS,
     locations=['mmvanilla.engine'],
 )
+METRICS = Registry('metric', parent=root.METRICS, locations=['mmvanilla.evaluation'])
 
 
 def register(registry: Registry) -> Callable[[type], type]:
     """Class decorator: registers in ``registry`` and in mmengine's root registry above it."""
 
     def decorator(cls: type) -> type:
-        registry.parent.register_module(module=cls)
-        return registry.register_module(module=cls)
+        for each in (registry.parent, registry):
+            each.register_module(module=cls, force=_is_lazy(each.module_dict.get(cls.__name__)))
+        return cls
 
     return decorator
+
+
+def register_lazily(registry: Registry, name: str, module: str) -> None:
+    """Registers a class whose module imports a package that may be absent, or is slow to import.
+
+    The module is imported when the class is first built; its own ``register`` then takes the place.
+    """
+
+    def build(*args: Any, **kwargs: Any) -> Any:
+        return getattr(import_module(module), name)(*args, **kwargs)
+
+    build.is_lazy = True
+    for each in (registry.parent, registry):
+        each.register_module(name=name, module=build)
+
+
+def _is_lazy(entry: Any) -> bool:
+    return getattr(entry, 'is_lazy', False)

@@ -1,6 +1,7 @@
 """Evaluates a checkpoint of a model: detection, classification or segmentation, as the config says.
 
 A checkpoint is evaluated in the form it is in, --deploy fuses it first if it is in training form.
+The authors' files are taken as they are.
 """
 
 import argparse
@@ -11,16 +12,22 @@ from mmengine.evaluator import DumpResults
 from mmengine.logging import print_log
 
 from mmvanilla import switch_to_deploy
-from mmvanilla.checkpoint import get_state_dict, load_checkpoint
 from mmvanilla.engine import launch
 from mmvanilla.errors import UsageError
-from mmvanilla.models.pretrained import list_mismatches
+from mmvanilla.models.pretrained import (
+    find_usual_mismatch,
+    form_of,
+    list_mismatches,
+    read_state_dict,
+)
 from mmvanilla.models.reparameterize import unwrap
 
 
 def parse_args() -> argparse.Namespace:
     parser = launch.make_parser(__doc__)
-    parser.add_argument('checkpoint', help='checkpoint file, in training or deploy form')
+    parser.add_argument(
+        'checkpoint', help="checkpoint file, in training or deploy form, or the authors'"
+    )
     parser.add_argument('--deploy', action='store_true', help='evaluate the fused network')
     parser.add_argument('--out', help='file (.pkl) for the predictions')
     args = parser.parse_args()
@@ -39,11 +46,14 @@ def load_weights(
     """
     model = unwrap(model)
     mismatches = list_mismatches(weights, model.state_dict())
-    if mismatches['missing']:
+    if mismatches['missing'] and form_of(weights) != 'deep':
         # Either the checkpoint is fused, or it is of another model. The switch changes the model's
         # form alone: its weights are replaced right after.
         switch_to_deploy(model, inplace=True)
         mismatches = list_mismatches(weights, model.state_dict())
+    usual = find_usual_mismatch(weights, model.state_dict())
+    if usual:
+        raise UsageError(f'checkpoint {path} does not fit the model: {usual}')
     for what in ('missing', 'of another shape'):
         if mismatches[what]:
             raise UsageError(
@@ -62,7 +72,7 @@ def main() -> None:
     cfg = launch.load_config(args)
     cfg.load_from, cfg.resume = None, False  # loaded below, before EMA hooks copy the model
     launch.check_data(cfg, 'test_dataloader', 'test_evaluator')
-    weights = get_state_dict(load_checkpoint(args.checkpoint, mmap=True))
+    weights = read_state_dict(args.checkpoint, mmap=True)
     runner = launch.build_runner(cfg)
     load_weights(runner.model, weights, args.checkpoint, args.deploy)
     if args.out:

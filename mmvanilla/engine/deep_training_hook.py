@@ -9,7 +9,7 @@ from mmengine.dist import master_only
 from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import IterBasedTrainLoop, Runner
 
-from ..checkpoint import replace_when_whole
+from ..checkpoint import get_state_dict, replace_when_whole
 from ..errors import UsageError
 from ..models.pretrained import pretrained_cfgs
 from ..models.reparameterize import (
@@ -77,6 +77,8 @@ class DeepTrainingHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         self.weights_loaded = not runner._resume
+        # Bare weights, and the authors' files: EMA hooks, which come later, read this entry.
+        checkpoint.setdefault('state_dict', get_state_dict(checkpoint))
 
     def before_train(self, runner: Runner) -> None:
         if self.by_epoch and isinstance(runner.train_loop, IterBasedTrainLoop):

@@ -1,3 +1,4 @@
+from ..registry import MODELS, register_lazily
 from .deep_conv import DeepConv
 from .official import convert_official_state_dict
 from .reparameterize import merge_deep_convs, set_deep_training_lambda, switch_to_deploy
@@ -13,3 +14,5 @@ __all__ = [
     'set_deep_training_lambda',
     'switch_to_deploy',
 ]
+
+register_lazily(MODELS, 'VanillaNetClsHead', 'mmvanilla.models.cls_head')  # needs mmpretrain

@@ -1,5 +1,6 @@
 """Strict loading of pre-trained backbone weights, with errors that name what does not fit."""
 
+import re
 from typing import Any, Dict, Iterator, List, Optional
 
 from mmengine.model.weight_init import PretrainedInit
@@ -17,8 +18,31 @@ def pretrained_cfgs(init_cfg: Any) -> Iterator[dict]:
             yield cfg
 
 
+def read_state_dict(
+    checkpoint: str, map_location: str = 'cpu', mmap: bool = False
+) -> Dict[str, Tensor]:
+    """The weights in a checkpoint, an authors' file in this package's names (EMA preferred).
+
+    Args:
+        checkpoint: Path or address.
+        map_location: As in ``torch.load``.
+        mmap: Whether to leave the tensors in the file until they are used.
+
+    Raises:
+        UsageError: if the file is absent, unreadable or unsafe.
+    """
+    state_dict = get_state_dict(load_checkpoint(checkpoint, map_location, mmap))
+    if is_official_state_dict(state_dict):
+        state_dict = convert_official_state_dict(state_dict)
+    return state_dict
+
+
 def load_pretrained(
-    backbone: nn.Module, checkpoint: str, prefix: Optional[str] = None, map_location: str = 'cpu'
+    backbone: nn.Module,
+    checkpoint: str,
+    prefix: Optional[str] = None,
+    map_location: str = 'cpu',
+    layers: Optional[Dict[str, str]] = None,
 ) -> None:
     """Loads the backbone's weights out of a checkpoint; every key must match.
 
@@ -28,13 +52,13 @@ def load_pretrained(
             model that holds the backbone, or of a backbone alone.
         prefix: What the backbone's keys begin with; 'backbone.' if there are such keys.
         map_location: As in ``torch.load``.
+        layers: For the checkpoint of a shallower network, the layer of the backbone that each of
+            its layers goes to ('blocks.6' to 'blocks.7'); the other layers stay as they are.
 
     Raises:
         UsageError: naming the file and the series number, form or keys that do not fit.
     """
-    state_dict = get_state_dict(load_checkpoint(checkpoint, map_location))
-    if is_official_state_dict(state_dict):
-        state_dict = convert_official_state_dict(state_dict)
+    state_dict = read_state_dict(checkpoint, map_location)
     if prefix is None and any(key.startswith('backbone.') for key in state_dict):
         prefix = 'backbone.'
     if prefix:
@@ -42,26 +66,68 @@ def load_pretrained(
         state_dict = {
             k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)
         }
-    problem = _mismatch(state_dict, backbone.state_dict(), backbone.act_num)
+    expected = backbone.state_dict()
+    if layers is not None:
+        state_dict = _rename_layers(state_dict, layers)
+        expected = {k: v for k, v in expected.items() if _layer(k) in layers.values()}
+    problem = find_mismatch(state_dict, expected)
     if problem:
         raise UsageError(f'checkpoint {checkpoint} does not fit the backbone: {problem}')
-    backbone.load_state_dict(state_dict)
+    backbone.load_state_dict(state_dict, strict=layers is None)
 
 
-def _mismatch(given: Dict[str, Tensor], expected: Dict[str, Tensor], act_num: int) -> Optional[str]:
-    series = given.get('stem.act.conv.weight')
-    if series is not None and series.shape[-1] != 2 * act_num + 1:
-        size = series.shape[-1]
-        return (
-            f'its series number is {size // 2} ({size}x{size} kernels), the backbone has '
-            f'act_num={act_num}; build it with act_num={size // 2}.'
-        )
-    fused = 'stem.conv.conv1.weight' in expected and 'stem.conv.conv.weight' in given
-    if fused and 'stem.conv.norm.weight' not in given:
-        return 'it is in deploy form; build the backbone with deploy=True, or use another file.'
+def _layer(key: str) -> str:
+    """'blocks.3.conv.norm.bias' -> 'blocks.3', 'stem.conv.norm.bias' -> 'stem'."""
+    return re.match(r'(blocks\.\d+|\w+)', key)[0]
+
+
+def _rename_layers(state_dict: Dict[str, Tensor], layers: Dict[str, str]) -> Dict[str, Tensor]:
+    renamed = {}
+    for key, value in state_dict.items():
+        layer = _layer(key)
+        # A layer that is not in the table keeps a name that is nobody's, and is reported.
+        renamed[layers.get(layer, f'source.{layer}') + key[len(layer) :]] = value
+    return renamed
+
+
+def find_mismatch(given: Dict[str, Tensor], expected: Dict[str, Tensor]) -> Optional[str]:
+    """Why weights do not fit a network, None if they do; part of a sentence, with the mend."""
+    usual = find_usual_mismatch(given, expected)
+    if usual:
+        return usual
     problems = list_mismatches(given, expected)
     found = [f'{what}: {_first(keys)}' for what, keys in problems.items() if keys]
     return '; '.join(found) + '.' if found else None
+
+
+def find_usual_mismatch(given: Dict[str, Tensor], expected: Dict[str, Tensor]) -> Optional[str]:
+    """As ``find_mismatch``, of the usual mistakes alone: the series number and the form."""
+    for key, value in expected.items():
+        if key.endswith('stem.act.conv.weight') and key in given:
+            its, own = given[key].shape[-1], value.shape[-1]
+            if its != own:
+                return (
+                    f'its series number is {its // 2} ({its}x{its} kernels), the network has '
+                    f'act_num={own // 2}; build it with act_num={its // 2}.'
+                )
+    its, own = form_of(given), form_of(expected)
+    if (its, own) == ('deploy', 'deep'):
+        return 'it is in deploy form; build the network with deploy=True, or use another file.'
+    if (its, own) == ('deep', 'deploy'):
+        return (
+            'it is in training form, and the network in deploy form; build it without deploy=True '
+            'and fuse it (switch_to_deploy, or --deploy of tools/test.py).'
+        )
+    return None
+
+
+def form_of(state_dict: Dict[str, Tensor]) -> Optional[str]:
+    """The form of a VanillaNet in a state dict: 'deep', 'merged', 'deploy', or None without one."""
+    if any(key.endswith('stem.conv.conv1.weight') for key in state_dict):
+        return 'deep'
+    if any(key.endswith('stem.conv.norm.weight') for key in state_dict):
+        return 'merged'
+    return 'deploy' if any(key.endswith('stem.conv.conv.weight') for key in state_dict) else None
 
 
 def list_mismatches(given: Dict[str, Tensor], expected: Dict[str, Tensor]) -> Dict[str, List[str]]:

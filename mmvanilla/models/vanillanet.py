@@ -3,7 +3,7 @@
 from contextlib import contextmanager, nullcontext
 from itertools import accumulate
 from operator import mul
-from typing import Iterator, List, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
 import torch
 from mmengine.model import BaseModule
@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from ..checkpoint import get_state_dict
 from ..errors import UsageError
 from ..registry import MODELS, register
 from .deep_conv import DeepConv
-from .pretrained import load_pretrained, pretrained_cfgs
+from .official import convert_official_state_dict, is_official_state_dict
+from .pretrained import find_mismatch, find_usual_mismatch, load_pretrained, pretrained_cfgs
 from .series_activation import SeriesActivation
 
 
@@ -61,7 +63,9 @@ class VanillaNet(BaseModule):
         init_cfg: Weight initialization; truncated normal of deviation 0.02 by default.
             ``dict(type='Pretrained', checkpoint=...)`` takes checkpoints of this package, of
             mmpretrain and mmdet models that hold this backbone, and the authors' own; every key
-            must match. A checkpoint of None is left out.
+            must match. A checkpoint of None is left out. With ``source_arch`` beside it, the
+            checkpoint is of that shallower network: layers go to those at the same place of the
+            same stage, and the layers that it lacks are initialized afresh.
 
     Raises:
         UsageError: for an unknown arch, lengths that do not match, or indices out of range.
@@ -124,7 +128,7 @@ class VanillaNet(BaseModule):
             else dict(kernel_size=4, stride=4)
         )
         # Stage and stride of the stem, then of each block.
-        self.stage_of_layer = tuple(accumulate((s > 1 for s in strides), initial=0))
+        self.stage_of_layer = _stages(strides)
         stride_of_layer = tuple(accumulate(strides, mul, initial=stem_geometry['stride']))
         self.num_stages = self.stage_of_layer[-1] + 1
         self.out_indices = self._check_out_indices(out_indices, adaptive=bool(pool_sizes))
@@ -266,9 +270,51 @@ class VanillaNet(BaseModule):
         self.init_cfg = given
         for cfg in pretrained:
             if cfg.get('checkpoint') is not None:
+                source = cfg.get('source_arch')
                 load_pretrained(
-                    self, cfg['checkpoint'], cfg.get('prefix'), cfg.get('map_location') or 'cpu'
+                    self,
+                    cfg['checkpoint'],
+                    cfg.get('prefix'),
+                    cfg.get('map_location') or 'cpu',
+                    None if source is None else self._layers_of(source),
                 )
+
+    def _layers_of(self, source_arch: Union[str, dict]) -> Dict[str, str]:
+        """The layer of this network for each layer of a shallower one, stage by stage."""
+        names = []
+        for stages in (_stages(self._parse_arch(source_arch)[1]), self.stage_of_layer):
+            layers = ['stem', *(f'blocks.{i}' for i in range(len(stages) - 1))]
+            # (stage, place in the stage) -> name; the layers of a stage are neighbours
+            places = {(s, i - stages.index(s)): layers[i] for i, s in enumerate(stages)}
+            names.append(places)
+        its, own = names
+        if not its.keys() <= own.keys():
+            raise UsageError(
+                f'source_arch={source_arch!r} has more layers in a stage than the backbone: give '
+                'a shallower one.'
+            )
+        return {name: own[place] for place, name in its.items()}
+
+    def _checkpoint_filter(self, state_dict: dict, prefix: str, *args: Any) -> None:
+        """Called by mmpretrain's ImageClassifier before it loads a state dict, in place.
+
+        The authors' files are taken as they are; weights of another series number or form, which
+        mmengine would leave out with but a line in the log, are refused.
+
+        Raises:
+            UsageError: if the weights are not this backbone's.
+        """
+        weights = get_state_dict(state_dict)
+        official = is_official_state_dict(weights)
+        if official:
+            weights = convert_official_state_dict(weights)
+            state_dict.clear()
+            state_dict.update(weights)
+        own = prefix + 'backbone.'
+        given = {k.removeprefix(own): v for k, v in state_dict.items() if k.startswith(own)}
+        problem = (find_mismatch if official else find_usual_mismatch)(given, self.state_dict())
+        if problem:
+            raise UsageError(f'the checkpoint does not fit the backbone: {problem}')
 
     def _freeze_stages(self) -> None:
         if self.frozen_stages < 0:
@@ -313,6 +359,11 @@ class VanillaNet(BaseModule):
             return num_layers - 1, num_layers
         parts = param_name[len(prefix) :].split('.')
         return (int(parts[1]) + 1 if parts[0] == 'blocks' else 0), num_layers
+
+
+def _stages(strides: Sequence[int]) -> Tuple[int, ...]:
+    """Stage of the stem, then of each block: a new one begins wherever the resolution falls."""
+    return tuple(accumulate((s > 1 for s in strides), initial=0))
 
 
 @contextmanager

@@ -1,0 +1,3 @@
+from .imagenet_real import ImageNetReaL
+
+__all__ = ['ImageNetReaL']

@@ -1,0 +1,86 @@
+"""The classifier of VanillaNet, as a head of mmpretrain."""
+
+from typing import Any, Optional, Tuple
+
+from torch import Tensor, nn
+
+from ..errors import UsageError
+from ..registry import MODELS, register
+from .deep_conv import DeepConv
+from .vanillanet import VanillaNet
+
+try:
+    from mmpretrain.models.heads import ClsHead
+except ModuleNotFoundError as error:
+    if error.name != 'mmpretrain':
+        raise
+    raise UsageError(
+        'VanillaNetClsHead needs mmpretrain, which is not installed: pip install mmpretrain.'
+    ) from None
+
+
+@register(MODELS)
+class VanillaNetClsHead(ClsHead):
+    """Global average pooling, dropout, and a deep convolution that gives the logits.
+
+    The deep convolution has ``num_classes`` channels between its two convolutions, as the authors'
+    code has, and no norm after the second.
+
+    Args:
+        num_classes: Number of classes.
+        in_channels: Channels of the backbone's last feature map.
+        dropout: Probability of dropping a channel in training.
+        loss: Config of the loss. By default the paper's (Table 7): binary cross entropy, the mean
+            over images and classes, on targets smoothed by 0.1, hard or soft (Mixup, CutMix).
+        norm_cfg: Config of the batch norm; its eps is 1e-6 unless it gives one.
+        deploy: Whether to build the deploy form, for weights that are fused already.
+        init_cfg: Weight initialization; the backbone's by default.
+        kwargs: ``topk`` and ``cal_acc`` of mmpretrain's ClsHead.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        in_channels: int,
+        dropout: float = 0.05,
+        loss: Optional[dict] = None,
+        norm_cfg: dict = dict(type='BN'),
+        deploy: bool = False,
+        init_cfg: Optional[dict] = None,
+        **kwargs: Any,
+    ) -> None:
+        if loss is None:
+            # mmpretrain sums this loss over the classes: the weight makes it a mean.
+            loss = dict(
+                type='mmpretrain.LabelSmoothLoss',
+                label_smooth_val=0.1,
+                num_classes=num_classes,
+                mode='original',
+                use_sigmoid=True,
+                loss_weight=1 / num_classes,
+            )
+        super().__init__(loss, init_cfg=init_cfg or VanillaNet.default_init_cfg, **kwargs)
+        self.num_classes = num_classes
+        self.in_channels = in_channels
+        self.dropout = nn.Dropout(dropout)
+        self.conv = DeepConv(
+            in_channels,
+            num_classes,
+            mid_channels=num_classes,
+            norm_cfg=norm_cfg,
+            final_norm=False,
+            deploy=deploy,
+        )
+
+    def pre_logits(self, feats: Tuple[Tensor, ...]) -> Tensor:
+        """Pooled features of the last stage: the last of (N, C, H, W) to (N, C)."""
+        return feats[-1].mean((2, 3))
+
+    def forward(self, feats: Tuple[Tensor, ...]) -> Tensor:
+        """Logits (N, num_classes) from the backbone's features, the last (N, C, H, W)."""
+        x = self.dropout(self.pre_logits(feats))
+        return self.conv(x[..., None, None]).flatten(1)  # (N, C, 1, 1) to (N, num_classes)
+
+    def switch_to_deploy(self) -> None:
+        """Any form to deploy form, in place; raises UsageError if λ is not 1."""
+        self.conv.switch_to_deploy()
