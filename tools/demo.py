@@ -1,18 +1,15 @@
 """The demo: trains a small detector on handwritten digits, fuses it, and shows what came out."""
 
-import json
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 from statistics import median
 from typing import Dict, List
 
 import cv2
-import matplotlib
 import numpy as np
 import torch
+from demo_steps import draw_curves, evaluate, read_log, run_tool
 from mmdet.registry import DATASETS, MODELS
 from mmdet.visualization import DetLocalVisualizer
 from mmengine.config import Config
@@ -24,26 +21,9 @@ from mmvanilla.checkpoint import latest_whole_checkpoint, load_checkpoint
 
 CONFIG = 'configs/retinanet_vanillanet_digits.py'
 WORK_DIR = Path('work_dirs/demo')
+AP = 'coco/bbox_mAP'
 NUM_PICTURES = 8
 SCORE = 0.3
-
-
-def run_tool(tool: str, *args: str) -> float:
-    """Runs a tool as a user would; returns the seconds it took."""
-    command = [sys.executable, f'tools/{tool}.py', CONFIG, *args]
-    print('$', ' '.join(['python', *command[1:]]), flush=True)
-    start = time.perf_counter()
-    if subprocess.run(command).returncode != 0:
-        sys.exit(f'tools/{tool}.py failed: what it printed above says why.')
-    return time.perf_counter() - start
-
-
-def evaluate(checkpoint: Path, name: str, *args: str) -> float:
-    """Box AP (0.50:0.95) of a checkpoint on the validation images."""
-    folder = WORK_DIR / name
-    run_tool('test', str(checkpoint), '--work-dir', str(folder), *args)
-    (result,) = folder.glob('*/*.json')
-    return json.loads(result.read_text())['coco/bbox_mAP']
 
 
 def load_detector(checkpoint: Path) -> torch.nn.Module:
@@ -86,41 +66,21 @@ def draw_predictions(model: torch.nn.Module, dataset: torch.utils.data.Dataset, 
     cv2.imwrite(str(path), np.vstack(rows)[..., ::-1])
 
 
-def draw_curves(path: Path) -> None:
-    """Loss, AP and λ over the epochs, from the run's own log."""
-    (log,) = WORK_DIR.glob('*/vis_data/scalars.json')
-    lines = [json.loads(line) for line in log.read_text().splitlines()]
-    train = [line for line in lines if 'loss' in line]
-    val = [line for line in lines if 'coco/bbox_mAP' in line]
-    per_epoch = max(line['iter'] for line in train) / max(line['epoch'] for line in train)
-    epochs = [line['iter'] / per_epoch for line in train]
-    matplotlib.use('Agg')
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(1, 3, figsize=(12, 3.2), layout='constrained')
-    axes[0].plot(epochs, [line['loss'] for line in train])
-    axes[1].plot([line['step'] for line in val], [line['coco/bbox_mAP'] for line in val], 'o-')
-    axes[2].step(epochs, [line['lambda'] for line in train])
-    for axis, title in zip(axes, ('training loss', 'box AP on validation images', 'λ')):
-        axis.set(title=title, xlabel='epoch', ylim=(0, None))
-        axis.grid(alpha=0.3)
-    figure.savefig(path, dpi=110)
-
-
 def main() -> None:
     shutil.rmtree(WORK_DIR, ignore_errors=True)
-    seconds = run_tool('train', '--work-dir', str(WORK_DIR))
+    seconds = run_tool('train', CONFIG, '--work-dir', str(WORK_DIR))
     trained = latest_whole_checkpoint(WORK_DIR)
     fused = trained.with_name(f'{trained.stem}_deploy.pth')
-    ap = evaluate(trained, 'test')
-    ap_fused = evaluate(fused, 'test_deploy', '--deploy')
+    ap = evaluate(CONFIG, trained, WORK_DIR / 'test')[AP]
+    ap_fused = evaluate(CONFIG, fused, WORK_DIR / 'test_deploy', '--deploy')[AP]
 
     init_default_scope('mmdet')
     models = [load_detector(trained), load_detector(fused)]
     dataset = DATASETS.build(Config.fromfile(CONFIG).val_dataloader.dataset)
     before, after = time_interleaved(models, pseudo_collate([dataset[0]]))
     draw_predictions(models[1], dataset, WORK_DIR / 'predictions.png')
-    draw_curves(WORK_DIR / 'curves.png')
+    title = 'box AP on validation images'
+    draw_curves(read_log(WORK_DIR), AP, title, WORK_DIR / 'curves.png')
     print(
         f'\ntraining     {seconds / 60:.1f} minutes, {trained}\n'
         f'box AP       {ap:.3f} in training form, {ap_fused:.3f} fused\n'

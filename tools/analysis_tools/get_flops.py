@@ -1,0 +1,123 @@
+"""Counts parameters, multiply-accumulates and layers of the models of one or more configs.
+
+Prints a Markdown table; with --deploy beside the paper's figures (Table 4) for the models it lists.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Dict, List, Optional, Tuple
+
+import torch
+from mmengine.config import Config
+from mmengine.fileio import load
+from mmengine.logging import MMLogger
+from mmengine.registry import MODELS, init_default_scope
+from torch.utils.flop_counter import FlopCounterMode
+
+from mmvanilla import UsageError, switch_to_deploy
+from mmvanilla.engine import launch
+from mmvanilla.model_index import find_root
+from mmvanilla.models.reparameterize import deep_convs
+
+SHAPES = {'mmdet': (1280, 800), 'mmseg': (512, 512)}  # others 224x224
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', nargs='+', help='config files')
+    parser.add_argument('--deploy', action='store_true', help='count the fused network')
+    parser.add_argument(
+        '--shape',
+        type=int,
+        nargs='+',
+        help="height and width of the image, or one number; 224, detectors 1280 800 as the paper's",
+    )
+    args = parser.parse_args()
+    if args.shape and len(args.shape) > 2:
+        parser.error('--shape takes a height and a width')
+    return args
+
+
+def count(cfg: Config, shape: Tuple[int, int], deploy: bool) -> Dict[str, int]:
+    """Parameters, multiply-accumulates of one image, and deep convolutions of a config's model.
+
+    The multiply-accumulates are those of convolutions and matrix products, as is usual.
+
+    Args:
+        cfg: A config of any OpenMMLab package.
+        shape: Height and width of the image.
+        deploy: Whether to count the fused network.
+    """
+    scope = cfg.get('default_scope', 'mmengine')
+    init_default_scope(scope)
+    # Detectors choose among boxes, which takes numbers; for the others shapes are enough.
+    with torch.device('cpu' if scope == 'mmdet' else 'meta'):
+        model = MODELS.build(cfg.model).eval()
+        image = torch.rand(1, 3, *shape)
+    if deploy:
+        switch_to_deploy(model, inplace=True)
+    inputs = dict(inputs=image)
+    if scope == 'mmdet':
+        from mmdet.structures import DetDataSample
+
+        meta = dict(img_shape=shape, ori_shape=shape, pad_shape=shape, batch_input_shape=shape)
+        inputs['data_samples'] = [DetDataSample(metainfo=meta | dict(scale_factor=(1.0, 1.0)))]
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        model(**inputs)
+    return dict(
+        parameters=sum(p.numel() for p in model.parameters()),
+        macs=counter.get_total_flops() // 2,
+        depth=sum(1 for _ in deep_convs(model)),
+    )
+
+
+def find_paper_figures(config: Path) -> Dict[str, int]:
+    """The paper's figures of a config's model, from the metafile; empty if it is not there."""
+    metafile = find_root() / 'configs/imagenet/metafile.yml'
+    for model in load(metafile)['Models'] if metafile.exists() else []:
+        if Path(model['Config']).name == config.name:
+            return model['Metadata']
+    return {}
+
+
+def make_table(configs: List[Path], shape: Optional[Tuple[int, int]], deploy: bool) -> List[str]:
+    """Lines of a Markdown table, one row per config."""
+    head = ['config', 'image', 'parameters (M)', 'MACs (G)', 'depth']
+    if deploy:
+        head += [f'paper: {what}' for what in ('parameters (M)', 'FLOPs (G)', 'depth')]
+    rows = [head, ['---'] * len(head)]
+    for path in configs:
+        if not path.is_file():
+            raise UsageError(f'config {path} does not exist: check the path.')
+        cfg = Config.fromfile(path)
+        size = shape or SHAPES.get(cfg.get('default_scope'), (224, 224))
+        found = count(cfg, size, deploy)
+        row = [
+            path.stem,
+            f'{size[0]}x{size[1]}',
+            f'{found["parameters"] / 1e6:.2f}',
+            f'{found["macs"] / 1e9:.2f}',
+            str(found['depth']),
+        ]
+        if deploy:
+            paper = find_paper_figures(path)
+            row += [
+                f'{paper["Parameters"] / 1e6:.1f}' if paper else '',
+                f'{paper["FLOPs"] / 1e9:.1f}' if paper else '',
+                str(paper.get('Depth', '')),
+            ]
+        rows.append(row)
+    return [f'| {" | ".join(row)} |' for row in rows]
+
+
+def main() -> None:
+    args = parse_args()
+    shape = tuple(args.shape * 2)[:2] if args.shape else None
+    MMLogger.get_instance('get_flops', log_level='ERROR')  # the models' own notices
+    for line in make_table([Path(path) for path in args.config], shape, args.deploy):
+        print(line)
+
+
+if __name__ == '__main__':
+    with launch.one_sentence_errors():
+        main()
