@@ -3,8 +3,7 @@
 # which digits do not survive, and layer-wise decay.
 _base_ = './imagenet/vanillanet-5_8xb128_in1k.py'
 
-classes = ('zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine')
-num_classes = len(classes)
+num_classes = 10
 data_preprocessor = dict(num_classes=num_classes)
 model = dict(
     backbone=dict(arch='6', widen_factor=0.0625),
@@ -37,7 +36,7 @@ dataset = dict(
     _delete_=True,
     type='CustomDataset',
     data_root='data/digits_folders',
-    metainfo=dict(classes=classes),
+    metainfo=dict(classes=[str(digit) for digit in range(num_classes)]),
 )
 train_dataloader = dict(
     batch_size=64,

@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -5,6 +6,8 @@ from pathlib import Path
 
 os.environ.setdefault('CUDA_VISIBLE_DEVICES', '')  # the checks run alike with and without a GPU
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -57,4 +60,23 @@ def digits(tmp_path_factory):
     run_python(
         'tools/dataset_converters/digits_to_coco.py', folder, '--num-train=16', '--num-val=4'
     )
+    return folder
+
+
+@pytest.fixture(scope='session')
+def imagenet(tmp_path_factory):
+    """A tiny folder in ImageNet's layout, with real.json: the second image has no ReaL labels."""
+    folder = tmp_path_factory.mktemp('data') / 'imagenet'
+    rng = np.random.default_rng(0)
+    number = 0
+    for split, count in (('train', 4), ('val', 2)):
+        for wnid in ('n01440764', 'n01443537'):
+            (folder / split / wnid).mkdir(parents=True)
+            for _ in range(count):
+                number += split == 'val'
+                name = f'ILSVRC2012_val_{number:08d}' if split == 'val' else f'{wnid}_{_}'
+                image = rng.integers(0, 256, (9, 12, 3)).astype(np.uint8)
+                image = cv2.resize(image, (320, 240), interpolation=cv2.INTER_CUBIC)
+                cv2.imwrite(str(folder / split / wnid / f'{name}.JPEG'), image)
+    (folder / 'real.json').write_text(json.dumps([[0], [], [1, 7], [7]]))
     return folder

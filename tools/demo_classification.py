@@ -62,6 +62,7 @@ def main() -> None:
     images = random.Random(0).sample(images, NUM_PICTURES)
     results = predict(fused, images)
     draw_predictions(images, results, WORK_DIR / 'predictions.png')
+    print()
     for image, result in list(zip(images, results))[:5]:
         print(f'{image}: {result["pred_class"]}, score {result["pred_score"]:.3f}')
     differences = count_differences(*outs)

@@ -7,6 +7,11 @@ import time
 from pathlib import Path
 from typing import Dict, List
 
+import matplotlib
+
+matplotlib.use('Agg')  # pictures go into files
+from matplotlib import pyplot as plt  # noqa: E402
+
 
 def run_tool(tool: str, config: str, *args: str) -> float:
     """Runs a tool as a user would; returns the seconds it took."""
@@ -33,11 +38,6 @@ def read_log(work_dir: Path) -> List[Dict]:
 
 def draw_curves(log: List[Dict], metric: str, title: str, path: Path) -> None:
     """Draws loss, metric and λ over the epochs of a run."""
-    import matplotlib
-
-    matplotlib.use('Agg')
-    from matplotlib import pyplot as plt
-
     train = [line for line in log if 'loss' in line]
     val = [line for line in log if metric in line]
     per_epoch = max(line['iter'] for line in train) / max(line['epoch'] for line in train)

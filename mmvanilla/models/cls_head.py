@@ -10,13 +10,14 @@ from .deep_conv import DeepConv
 from .vanillanet import VanillaNet
 
 try:
-    from mmpretrain.models.heads import ClsHead
-except ModuleNotFoundError as error:
-    if error.name != 'mmpretrain':
+    import mmpretrain  # noqa: F401  by itself: a package that it lacks is another matter
+except ImportError as error:
+    if error.name not in (None, 'mmpretrain'):
         raise
     raise UsageError(
         'VanillaNetClsHead needs mmpretrain, which is not installed: pip install mmpretrain.'
     ) from None
+from mmpretrain.models.heads import ClsHead
 
 
 @register(MODELS)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from digits_to_coco import CLASSES, draw_digit
+from digits_to_coco import draw_digit
 from sklearn.datasets import load_digits
 from tqdm import tqdm
 
@@ -40,11 +40,11 @@ def main() -> None:
         ('train', order[:cut][: args.num_train]),
         ('val', order[cut:][: args.num_val]),
     ):
-        for name in CLASSES:  # classes without images too: their labels are their places
-            (temporary / split / name).mkdir(parents=True)
+        for digit in range(10):  # also those without images: a label is a folder's place
+            (temporary / split / str(digit)).mkdir(parents=True)
         for index in tqdm(chosen, desc=split, unit='image'):
             image = (255 * draw_digit(digits.images[index], DIGIT_SIZE)).round().astype(np.uint8)
-            path = temporary / split / CLASSES[digits.target[index]] / f'{index:04d}.jpg'
+            path = temporary / split / str(digits.target[index]) / f'{index:04d}.jpg'
             cv2.imwrite(str(path), image, [cv2.IMWRITE_JPEG_QUALITY, 95])
     temporary.rename(args.out)  # whole, or not there
     print(f'Wrote {args.num_train} training and {args.num_val} validation images to {args.out}.')
