@@ -1,0 +1,214 @@
+"""The authors' checkpoint files, taken as they are by every program that loads a classifier."""
+
+import argparse
+import runpy
+import sys
+
+import mmpretrain
+import pytest
+import torch
+from conftest import ROOT, relative_error
+from mmengine.config import Config
+from mmengine.fileio import load
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
+from test_tools import fail
+
+from mmvanilla import UsageError, switch_to_deploy
+
+CONFIG = 'configs/imagenet/vanillanet-6_8xb128_in1k.py'
+CONVERTER = 'tools/model_converters/official_to_mmvanilla.py'
+
+
+@pytest.fixture(scope='module')
+def fixture():
+    return torch.load(ROOT / 'tests/data/vanillanet_6_w8_n3.pt', weights_only=True)
+
+
+@pytest.fixture(scope='module')
+def official(fixture, tmp_path_factory):
+    """A file as the authors save it; the weights beside the averaged ones are others."""
+    path = tmp_path_factory.mktemp('official') / 'vanillanet_6.pth'
+    content = dict(
+        model={
+            k: v * 0.5 if v.is_floating_point() else v for k, v in fixture['state_dict'].items()
+        },
+        model_ema=fixture['state_dict'],
+        args=argparse.Namespace(model='vanillanet_6', lr=4.8e-3),
+        epoch=299,
+    )
+    torch.save(content, path)
+    return path
+
+
+@pytest.fixture
+def options(imagenet, fixture):
+    classes = fixture['num_classes']
+    options = ['model.backbone.widen_factor=0.015625', 'model.head.in_channels=64']
+    options += [f'model.head.num_classes={classes}', f'data_preprocessor.num_classes={classes}']
+    options.append(f'test_evaluator.1.labels={imagenet}/real.json')
+    for name in ('train', 'val', 'test'):
+        options += [
+            f'{name}_dataloader.batch_size=4',
+            f'{name}_dataloader.num_workers=0',
+            f'{name}_dataloader.persistent_workers=False',
+            f'{name}_dataloader.dataset.data_root={imagenet}',
+            f'{name}_dataloader.dataset.metainfo.classes=a,b',
+        ]
+    return options
+
+
+def make_cfg(options, **kwargs):
+    cfg = Config.fromfile(ROOT / CONFIG)
+    parsed = dict(option.split('=') for option in options if '.labels' not in option)
+    for key, value in parsed.items():
+        cfg.merge_from_dict({key: ['a', 'b'] if value == 'a,b' else _number(value)})
+    cfg.merge_from_dict(kwargs)
+    return cfg
+
+
+def _number(text):
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text == 'True' if text in ('True', 'False') else text
+
+
+@pytest.fixture
+def run_tool(monkeypatch):
+    """Runs a tool as a program, in this process: starting another takes seconds."""
+
+    def run(tool, *args):
+        monkeypatch.setattr(sys, 'argv', [tool, *map(str, args)])
+        monkeypatch.chdir(ROOT)
+        runpy.run_path(tool, run_name='__main__')
+
+    return run
+
+
+def evaluate(run, checkpoint, options, folder, *args):
+    out = folder / 'out.pkl'
+    args = ['--work-dir', folder, '--out', out, *args, '--cfg-options', *options]
+    run('tools/test.py', CONFIG, checkpoint, *args)
+    (metrics,) = (load(path) for path in folder.glob('*/*.json'))
+    assert {'accuracy/top1', 'accuracy/top5', 'real/top1'} <= metrics.keys()
+    return metrics, torch.stack([sample['pred_score'] for sample in load(out)])
+
+
+def test_evaluated_as_they_are_and_converted(official, options, run_tool, tmp_path):
+    """The same accuracy to the digit, and the same scores."""
+    found = {}
+    for name, args in (('train', []), ('deploy', ['--deploy'])):
+        run_tool(CONVERTER, official, tmp_path / f'{name}.pth', *args)
+        found[name] = evaluate(run_tool, tmp_path / f'{name}.pth', options, tmp_path / name)
+    found['direct'] = evaluate(run_tool, official, options, tmp_path / 'direct')
+    found['direct, fused'] = evaluate(run_tool, official, options, tmp_path / 'fused', '--deploy')
+    metrics, scores = found['direct']
+    for name, (others, other_scores) in found.items():
+        for key in ('accuracy/top1', 'accuracy/top5', 'real/top1'):
+            assert others[key] == metrics[key], (name, key)
+        torch.testing.assert_close(other_scores, scores, rtol=1e-4, atol=1e-6)
+    assert torch.equal(found['train'][1], scores)
+
+
+@pytest.mark.parametrize(
+    ('args', 'source'), [([], 'model_ema'), (['--ema'], 'model_ema'), (['--no-ema'], 'model')]
+)
+def test_converter_picks_the_weights(args, source, official, run_tool, tmp_path):
+    run_tool(CONVERTER, official, tmp_path / 'a.pth', *args)
+    converted = torch.load(tmp_path / 'a.pth', weights_only=True)
+    expected = torch.load(official, weights_only=True)[source]['stem1.0.weight']
+    assert torch.equal(converted['state_dict']['backbone.stem.conv.conv1.weight'], expected)
+    assert converted['meta']['mmvanilla_version']
+
+
+@pytest.mark.parametrize('args', [[], ['--deploy']])
+def test_converter_takes_the_deploy_form(args, fixture, run_tool, tmp_path):
+    torch.save(dict(model=fixture['deploy_state_dict']), tmp_path / 'deploy.pth')
+    run_tool(CONVERTER, tmp_path / 'deploy.pth', tmp_path / 'a.pth', *args)
+    weights = torch.load(tmp_path / 'a.pth', weights_only=True)['state_dict']
+    given = fixture['deploy_state_dict']['stem.0.weight']
+    assert torch.equal(weights['backbone.stem.conv.conv.weight'], given)
+
+
+def test_converter_errors(fixture, tmp_path, monkeypatch):
+    torch.save(dict(model=fixture['state_dict']), tmp_path / 'plain.pth')
+    torch.save({'layer1.weight': torch.ones(1)}, tmp_path / 'other.pth')
+    dst = tmp_path / 'dst.pth'
+    tool = 'model_converters/official_to_mmvanilla'
+    message = fail(tool, tmp_path / 'plain.pth', dst, '--ema', monkeypatch=monkeypatch)
+    assert "plain.pth has no 'model_ema': leave out --ema" in message
+    message = fail(tool, tmp_path / 'other.pth', dst, monkeypatch=monkeypatch)
+    assert "other.pth is not one of the authors' VanillaNet" in message
+    message = fail(tool, tmp_path / 'none.pth', dst, monkeypatch=monkeypatch)
+    assert 'none.pth does not exist' in message
+    assert not dst.exists()
+
+
+def test_another_series_number_is_one_sentence(official, options, tmp_path, monkeypatch):
+    args = ['--work-dir', tmp_path, '--cfg-options', *options, 'model.backbone.act_num=4']
+    message = fail('test', ROOT / CONFIG, official, *args, monkeypatch=monkeypatch)
+    assert 'its series number is 3 (7x7 kernels), the network has act_num=4' in message
+    assert 'build it with act_num=3' in message
+
+
+def test_training_form_into_a_deploy_config(official, options, tmp_path, monkeypatch):
+    deploy = ['model.backbone.deploy=True', 'model.head.deploy=True']
+    args = ['--work-dir', tmp_path, '--cfg-options', *options, *deploy]
+    message = fail('test', ROOT / CONFIG, official, *args, monkeypatch=monkeypatch)
+    assert 'it is in training form, and the network in deploy form' in message
+
+
+def test_get_model_and_inferencer(official, fixture, options):
+    cfg = make_cfg(options)
+    model = mmpretrain.get_model(cfg, pretrained=str(official))
+    with torch.no_grad():
+        assert relative_error(model(fixture['input']), fixture['logits']['1.0']) < 1e-5
+        fused = switch_to_deploy(model)
+        assert relative_error(fused(fixture['input']), fixture['deploy_logits']) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        ({'model.backbone.act_num': 4}, r'series number is 3 \(7x7 kernels\)'),
+        ({'model.backbone.arch': '7'}, 'missing: blocks.4'),
+        ({'model.backbone.widen_factor': 1 / 32}, 'of another shape'),
+        ({'model.backbone.deploy': True, 'model.head.deploy': True}, 'in training form'),
+    ],
+)
+def test_classifier_refuses_what_does_not_fit(change, message, official, options):
+    """mmengine alone would leave the weights out, with but a line in the log."""
+    with pytest.raises(UsageError, match=f'does not fit the backbone: .*{message}'):
+        mmpretrain.get_model(make_cfg(options, **change), pretrained=str(official))
+
+
+def test_another_number_of_classes_is_fine_tuning(official, options, fixture):
+    cfg = make_cfg(options, **{'model.head.num_classes': 3})
+    model = mmpretrain.get_model(cfg, pretrained=str(official))
+    weight = model.backbone.stem.conv.conv1.weight
+    assert torch.equal(weight, fixture['state_dict']['stem1.0.weight'])
+    assert tuple(model(fixture['input']).shape)[1] == 3
+
+
+@pytest.mark.parametrize('bare', [False, True])
+def test_load_from_under_ema(bare, official, fixture, options, tmp_path):
+    """The model and its averaged copy both have the weights when training begins."""
+    if bare:
+        official = tmp_path / 'bare.pth'
+        torch.save(fixture['state_dict'], official)
+    init_default_scope('mmpretrain')
+    cfg = make_cfg(options, load_from=str(official), work_dir=str(tmp_path), log_level='ERROR')
+    cfg.experiment_name = str(tmp_path)
+    runner = Runner.from_cfg(cfg)
+    runner.call_hook('before_run')
+    runner.load_or_resume()
+    (ema,) = [hook.ema_model.module for hook in runner.hooks if hasattr(hook, 'ema_model')]
+    for model in (runner.model, ema):
+        for name, key in (('stem.conv.conv1', 'stem1.0'), ('blocks.3.act.norm', 'stages.3.act.bn')):
+            got = model.state_dict()[f'backbone.{name}.weight']
+            assert torch.equal(got, fixture['state_dict'][f'{key}.weight'])
+        got = model.state_dict()['head.conv.conv2.weight']
+        assert torch.equal(got, fixture['state_dict']['cls2.0.weight'])
