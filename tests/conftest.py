@@ -1,5 +1,6 @@
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +52,18 @@ def run_python(*args, cwd=ROOT, timeout=300, check=True, **env):
     if check:
         assert result.returncode == 0, result.stdout[-4000:]
     return result.stdout if check else result
+
+
+@pytest.fixture
+def run_tool(monkeypatch):
+    """Runs a tool as a program, in this process: starting another takes seconds."""
+
+    def run(tool, *args):
+        monkeypatch.setattr(sys, 'argv', [tool, *map(str, args)])
+        monkeypatch.chdir(ROOT)
+        runpy.run_path(tool, run_name='__main__')
+
+    return run
 
 
 @pytest.fixture(scope='session')

@@ -1,8 +1,6 @@
 """The authors' checkpoint files, taken as they are by every program that loads a classifier."""
 
 import argparse
-import runpy
-import sys
 
 import mmpretrain
 import pytest
@@ -74,18 +72,6 @@ def _number(text):
         except ValueError:
             continue
     return text == 'True' if text in ('True', 'False') else text
-
-
-@pytest.fixture
-def run_tool(monkeypatch):
-    """Runs a tool as a program, in this process: starting another takes seconds."""
-
-    def run(tool, *args):
-        monkeypatch.setattr(sys, 'argv', [tool, *map(str, args)])
-        monkeypatch.chdir(ROOT)
-        runpy.run_path(tool, run_name='__main__')
-
-    return run
 
 
 def evaluate(run, checkpoint, options, folder, *args):

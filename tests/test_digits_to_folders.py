@@ -1,0 +1,51 @@
+import filecmp
+
+import cv2
+from conftest import run_python
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+SCRIPT = 'tools/dataset_converters/digits_to_folders.py'
+SMALL = ('--num-train=64', '--num-val=20')
+
+
+def test_layout_and_training(tmp_path):
+    """The folders are a data set of mmpretrain, on which the demo's config trains."""
+    run_python(SCRIPT, tmp_path / 'digits', *SMALL)
+    folders = sorted(path.name for path in (tmp_path / 'digits/train').iterdir())
+    assert folders == [str(digit) for digit in range(10)]
+    images = [sorted((tmp_path / f'digits/{split}').glob('*/*.jpg')) for split in ('train', 'val')]
+    assert [len(found) for found in images] == [64, 20]
+    assert not {p.name for p in images[0]} & {p.name for p in images[1]}
+    assert cv2.imread(str(images[0][0])).shape == (64, 64, 3)
+
+    cfg = Config.fromfile('configs/vanillanet_digits.py')
+    for name in ('train', 'val', 'test'):
+        dataloader = cfg[f'{name}_dataloader']
+        dataloader.update(num_workers=0, persistent_workers=False, batch_size=20)
+        dataloader.dataset.data_root = str(tmp_path / 'digits')
+    cfg.train_cfg.max_epochs = 2
+    cfg.custom_hooks[0].decay_epochs = 1
+    cfg.work_dir = cfg.experiment_name = str(tmp_path / 'run')
+    runner = Runner.from_cfg(cfg)
+    dataset = runner.build_dataloader(cfg.val_dataloader).dataset
+    for index in range(20):
+        info = dataset.get_data_info(index)
+        assert dataset.CLASSES[info['gt_label']] == info['img_path'].split('/')[-2]
+    runner.train()
+    assert (tmp_path / 'run/epoch_2_deploy.pth').exists()
+    for key in ('accuracy/top1', 'accuracy/top1_origin'):
+        assert 0 <= runner.message_hub.get_scalar(f'val/{key}').current() <= 100
+
+
+def test_same_seed_same_files(tmp_path):
+    for name, seed in (('a', 0), ('b', 0), ('c', 1)):
+        run_python(SCRIPT, tmp_path / name, *SMALL, f'--seed={seed}')
+    files = [p.relative_to(tmp_path / 'a') for p in (tmp_path / 'a').rglob('*.jpg')]
+    assert filecmp.cmpfiles(tmp_path / 'a', tmp_path / 'b', files, shallow=False)[0] == files
+    assert filecmp.cmpfiles(tmp_path / 'a', tmp_path / 'c', files, shallow=False)[0] != files
+
+
+def test_existing_folder_is_kept(tmp_path):
+    result = run_python(SCRIPT, tmp_path, check=False)
+    assert result.returncode == 1 and 'exists already' in result.stdout
