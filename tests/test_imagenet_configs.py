@@ -7,7 +7,7 @@ import torch
 from conftest import ARCHS, ROOT
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import DefaultScope
+from mmengine.registry import PARAM_SCHEDULERS, DefaultScope
 from mmengine.runner import Runner
 from mmpretrain.registry import MODELS
 
@@ -126,6 +126,34 @@ def test_learning_rate_of_each_layer(arch):
         assert group['weight_decay'] == (weight_decay if param.ndim > 1 else 0), name
 
 
+@pytest.mark.parametrize('arch', ['5', '6'])
+def test_learning_rate_of_each_iteration(arch):
+    """The authors' schedule: from 0 to the rate in 5 epochs, a cosine to 1e-6, all layer-scaled."""
+    cfg = narrow(load(arch))
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        model = MODELS.build(cfg.model)
+        optimizer = build_optim_wrapper(model, cfg.optim_wrapper)
+    per_epoch, lr = 4, cfg.optim_wrapper.optimizer.lr
+    schedulers = []
+    for scheduler in cfg.param_scheduler:
+        kwargs = {k: v for k, v in scheduler.items() if k not in ('type', 'convert_to_iter_based')}
+        cls = PARAM_SCHEDULERS.get(scheduler.type)
+        build = cls.build_iter_from_epoch
+        schedulers.append(build(optimizer=optimizer, epoch_length=per_epoch, **kwargs))
+    scales = [group['initial_lr'] / lr for group in optimizer.param_groups]
+    warmup, total = 5 * per_epoch, 300 * per_epoch
+    for step in range(total):
+        if step < warmup:
+            expected = lr * step / (warmup - 1)
+        else:
+            progress = (step - warmup) / (total - warmup)
+            expected = 1e-6 + (lr - 1e-6) * (1 + math.cos(math.pi * progress)) / 2
+        for group, scale in zip(optimizer.param_groups, scales):
+            assert group['lr'] == pytest.approx(scale * expected, rel=1e-4, abs=1e-8), step
+        for scheduler in schedulers:
+            scheduler.step()
+
+
 def make_cfg(arch, imagenet, work_dir, max_epochs):
     cfg = narrow(load(arch))
     for name in ('train', 'val', 'test'):
@@ -156,7 +184,10 @@ def test_runs(arch, imagenet, tmp_path):
     assert len(loss) == 4 and all(map(math.isfinite, loss))
     saved = torch.load(tmp_path / 'run/epoch_2.pth', weights_only=True)
     assert 'ema_state_dict' in saved
-    assert (tmp_path / 'run/epoch_2_deploy.pth').exists()
+    fused = torch.load(tmp_path / 'run/epoch_2_deploy.pth', weights_only=True)
+    deploy_cfg = Config.fromstring(fused['meta']['cfg'], file_format='.py')
+    assert deploy_cfg.model.backbone.deploy and deploy_cfg.model.head.deploy
+    MODELS.build(deploy_cfg.model).load_state_dict(fused['state_dict'], strict=True)
 
     model = runner.model.train()
     data = model.data_preprocessor(next(iter(runner.train_dataloader)), training=True)

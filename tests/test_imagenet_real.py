@@ -44,6 +44,15 @@ def test_accuracy(predictions, top1, labels):
     assert evaluate(labels, predictions) == {'real/top1': top1}
 
 
+def test_one_result_per_image(labels):
+    """So that those of several processes are put together rightly."""
+    metric = METRICS.build(dict(type='mmvanilla.ImageNetReaL', labels=str(labels)))
+    for number in (1, 2, 3):
+        name = f'ILSVRC2012_val_{number:08d}.JPEG'
+        metric.process(None, [dict(img_path=name, pred_score=torch.eye(4)[0])])
+    assert metric.results == [True, None, False]
+
+
 def test_no_file_is_a_warning(tmp_path, monkeypatch):
     said = []
     monkeypatch.setattr(

@@ -17,6 +17,7 @@ def test_wheel_carries_configs_and_tools(tmp_path):
     archive = zipfile.ZipFile(wheel)
     names = set(archive.namelist())
     expected = ['configs/retinanet_vanillanet13.py', 'tools/train.py', 'tools/dist_train.sh']
+    expected += ['model-index.yml', 'configs/imagenet/metafile.yml']
     assert {f'mmvanilla/.mim/{name}' for name in expected} <= names
     metadata = archive.read(next(n for n in names if n.endswith('METADATA'))).decode()
     required = [line for line in metadata.splitlines() if line.startswith('Requires-Dist')]

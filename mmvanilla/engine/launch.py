@@ -114,7 +114,7 @@ def check_data(cfg: Config, *parts: str) -> None:
             ]
             paths = [os.path.join(root, path) for path in paths if path and isinstance(path, str)]
             # A data set that names its folder alone may fetch the data itself; those known do not.
-            for path in paths or [root] * bool(source):
+            for path in paths or [os.path.join(root, part.get('split', ''))] * bool(source):
                 if '://' not in path and not os.path.exists(path):
                     hint = f'{source} under {root or path}' if source else 'put the data there'
                     raise UsageError(

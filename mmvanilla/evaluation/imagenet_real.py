@@ -3,7 +3,7 @@
 import json
 import re
 from pathlib import Path
-from typing import Any, Dict, List, Sequence
+from typing import Any, Dict, List, Optional, Sequence
 
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
@@ -54,7 +54,10 @@ class ImageNetReaL(BaseMetric):
             ) from None
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
-        """Keeps, for each image that has labels, whether the prediction is one of them."""
+        """Keeps whether the prediction is one of the image's labels, None if it has none.
+
+        One result per image: several processes' results are put together by their number.
+        """
         if self.labels is None:
             return
         for sample in data_samples:
@@ -67,9 +70,10 @@ class ImageNetReaL(BaseMetric):
                     'evaluator.'
                 )
             labels = self.labels[int(number[1]) - 1]
-            if labels:
-                self.results.append(int(sample['pred_score'].argmax()) in labels)
+            right = int(sample['pred_score'].argmax()) in labels
+            self.results.append(right if labels else None)
 
-    def compute_metrics(self, results: List[bool]) -> Dict[str, float]:
-        """``top1``, in percent; nothing without labels."""
-        return dict(top1=100 * sum(results) / len(results)) if results else {}
+    def compute_metrics(self, results: List[Optional[bool]]) -> Dict[str, float]:
+        """``top1``, in percent; nothing where no image has labels."""
+        labelled = [right for right in results if right is not None]
+        return dict(top1=100 * sum(labelled) / len(labelled)) if labelled else {}

@@ -5,7 +5,7 @@ programs that do not know them. The source may be in training or deploy form.
 """
 
 import argparse
-from typing import Dict
+from typing import Dict, Optional
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,7 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def pick_weights(checkpoint: dict, ema: bool | None, path: str) -> Dict[str, Tensor]:
+def pick_weights(checkpoint: dict, ema: Optional[bool], path: str) -> Dict[str, Tensor]:
     """The weights asked for, in the authors' names."""
     if ema is not None:
         key = 'model_ema' if ema else 'model'
