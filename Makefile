@@ -19,7 +19,7 @@ $(DIGITS): tools/dataset_converters/digits_to_coco.py | env
 demo-classification: env $(DIGITS_FOLDERS)
 	@$(PY) tools/demo_classification.py
 
-$(DIGITS_FOLDERS): tools/dataset_converters/digits_to_folders.py | env
+$(DIGITS_FOLDERS): $(wildcard tools/dataset_converters/digits_to_*.py) | env
 	@rm -rf data/digits_folders
 	@$(PY) tools/dataset_converters/digits_to_folders.py data/digits_folders
 

@@ -1,6 +1,6 @@
 """VanillaNet for OpenMMLab: a backbone of a few 1x1 convolutions, no shortcuts, no attention."""
 
-from typing import Any
+from typing import Any, List
 
 from .compatibility import check_versions
 
@@ -31,6 +31,10 @@ __all__ = [
 ]
 
 register_when_imported('mmpretrain.apis.model')
+
+
+def __dir__() -> List[str]:
+    return [*globals(), 'VanillaNetClsHead']
 
 
 def __getattr__(name: str) -> Any:

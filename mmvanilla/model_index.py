@@ -4,6 +4,7 @@ mmpretrain is neither imported for it nor needed: where it is imported later, th
 """
 
 import sys
+from functools import cache
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
@@ -17,6 +18,7 @@ def find_root() -> Path:
     return installed if (installed / 'model-index.yml').exists() else Path(__file__).parents[1]
 
 
+@cache  # once, also when mmvanilla is reloaded
 def register_models(module: ModuleType) -> None:
     """Adds our models to mmpretrain's list, once its module ``mmpretrain.apis.model`` is there."""
     root = find_root()

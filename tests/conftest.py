@@ -61,6 +61,7 @@ def run_tool(monkeypatch):
     def run(tool, *args):
         monkeypatch.setattr(sys, 'argv', [tool, *map(str, args)])
         monkeypatch.chdir(ROOT)
+        monkeypatch.syspath_prepend(Path(tool).parent.resolve())
         runpy.run_path(tool, run_name='__main__')
 
     return run

@@ -5,7 +5,7 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-CONFIGS = sorted(str(p.relative_to(ROOT)) for p in (ROOT / 'configs').glob('retinanet*.py'))
+CONFIGS = sorted(str(p.relative_to(ROOT)) for p in (ROOT / 'configs').glob('*_vanillanet*.py'))
 
 
 def build(cfg):

@@ -1,7 +1,7 @@
 import filecmp
 
 import cv2
-from conftest import run_python
+import pytest
 from mmengine.config import Config
 from mmengine.runner import Runner
 
@@ -9,9 +9,9 @@ SCRIPT = 'tools/dataset_converters/digits_to_folders.py'
 SMALL = ('--num-train=64', '--num-val=20')
 
 
-def test_layout_and_training(tmp_path):
+def test_layout_and_training(run_tool, tmp_path):
     """The folders are a data set of mmpretrain, on which the demo's config trains."""
-    run_python(SCRIPT, tmp_path / 'digits', *SMALL)
+    run_tool(SCRIPT, tmp_path / 'digits', *SMALL)
     folders = sorted(path.name for path in (tmp_path / 'digits/train').iterdir())
     assert folders == [str(digit) for digit in range(10)]
     images = [sorted((tmp_path / f'digits/{split}').glob('*/*.jpg')) for split in ('train', 'val')]
@@ -38,14 +38,19 @@ def test_layout_and_training(tmp_path):
         assert 0 <= runner.message_hub.get_scalar(f'val/{key}').current() <= 100
 
 
-def test_same_seed_same_files(tmp_path):
+def test_same_seed_same_files(run_tool, tmp_path):
     for name, seed in (('a', 0), ('b', 0), ('c', 1)):
-        run_python(SCRIPT, tmp_path / name, *SMALL, f'--seed={seed}')
+        run_tool(SCRIPT, tmp_path / name, *SMALL, f'--seed={seed}')
     files = [p.relative_to(tmp_path / 'a') for p in (tmp_path / 'a').rglob('*.jpg')]
     assert filecmp.cmpfiles(tmp_path / 'a', tmp_path / 'b', files, shallow=False)[0] == files
     assert filecmp.cmpfiles(tmp_path / 'a', tmp_path / 'c', files, shallow=False)[0] != files
 
 
-def test_existing_folder_is_kept(tmp_path):
-    result = run_python(SCRIPT, tmp_path, check=False)
-    assert result.returncode == 1 and 'exists already' in result.stdout
+def test_existing_folder_is_kept(run_tool, tmp_path):
+    with pytest.raises(SystemExit, match='exists already'):
+        run_tool(SCRIPT, tmp_path)
+
+
+def test_counts_are_those_written(run_tool, tmp_path, capsys):
+    run_tool(SCRIPT, tmp_path / 'a', '--num-train=5', '--num-val=1000')
+    assert 'Wrote 5 train and 360 val images' in capsys.readouterr().out

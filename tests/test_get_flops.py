@@ -54,15 +54,32 @@ def test_training_form_and_shape(table):
     assert int(row[4]) == 5
 
 
+def test_papers_figures_are_of_224(table):
+    (row,) = table(CONFIGS[0], '--deploy', '--shape', '256')
+    assert row[5:] == ['', '', ''] and float(row[2]) == 15.52
+
+
+def test_another_backbone(table, tmp_path):
+    config = tmp_path / 'convnext.py'
+    config.write_text("_base_ = 'mmpretrain::convnext/convnext-tiny_32xb128_in1k.py'")
+    (row,) = table(config)
+    assert float(row[2]) == pytest.approx(28.59, abs=0.01)
+    assert float(row[3]) == pytest.approx(4.47, abs=0.02)
+
+
 def test_detector(table):
     (row,) = table('configs/retinanet_vanillanet_digits.py', '--deploy', '--shape', '128', '128')
     assert row[5:] == ['', '', ''] and int(row[4]) == 5
     assert 0 < float(row[2]) < 1
 
 
-def test_errors(run_tool, capsys, monkeypatch):
+def test_errors(run_tool, capsys, monkeypatch, tmp_path):
     message = fail('analysis_tools/get_flops', 'configs/none.py', monkeypatch=monkeypatch)
     assert 'config configs/none.py does not exist' in message
+    config = tmp_path / 'config.py'
+    config.write_text("_base_ = 'mmyolo::_base_/default_runtime.py'")
+    message = fail('analysis_tools/get_flops', config, monkeypatch=monkeypatch)
+    assert 'config.py cannot be read: mmyolo is not installed' in message
     with pytest.raises(SystemExit) as error:
         run_tool(TOOL, CONFIGS[0], '--shape', '1', '2', '3')
     assert error.value.code == 2

@@ -1,8 +1,10 @@
 import json
+import logging
 
 import pytest
 import torch
 from mmengine.evaluator import Evaluator
+from mmengine.logging import MMLogger
 from mmpretrain.registry import METRICS
 from mmpretrain.structures import DataSample
 
@@ -53,13 +55,14 @@ def test_one_result_per_image(labels):
     assert metric.results == [True, None, False]
 
 
-def test_no_file_is_a_warning(tmp_path, monkeypatch):
-    said = []
-    monkeypatch.setattr(
-        'mmvanilla.evaluation.imagenet_real.print_log', lambda message, *args: said.append(message)
-    )
+def test_no_file_is_one_warning(tmp_path, monkeypatch):
+    records = []
+    handler = logging.Handler()
+    handler.emit = records.append
+    monkeypatch.setattr(MMLogger.get_current_instance(), 'handlers', [handler])
     assert evaluate(tmp_path / 'none.json', {1: 0}) == {}
-    assert 'none.json' in said[0] and 'https://github.com/google-research' in said[0]
+    (message,) = [r.getMessage() for r in records if r.levelno == logging.WARNING]
+    assert 'none.json' in message and 'https://github.com/google-research' in message
 
 
 @pytest.mark.parametrize('content', ['[[0], [1]', '[1, 2]', '7'])

@@ -12,7 +12,8 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from test_tools import fail
 
-from mmvanilla import UsageError, switch_to_deploy
+from mmvanilla import UsageError, merge_deep_convs, switch_to_deploy
+from mmvanilla.engine import launch
 
 CONFIG = 'configs/imagenet/vanillanet-6_8xb128_in1k.py'
 CONVERTER = 'tools/model_converters/official_to_mmvanilla.py'
@@ -128,6 +129,11 @@ def test_converter_errors(fixture, tmp_path, monkeypatch):
     assert "plain.pth has no 'model_ema': leave out --ema" in message
     message = fail(tool, tmp_path / 'other.pth', dst, monkeypatch=monkeypatch)
     assert "other.pth is not one of the authors' VanillaNet" in message
+    for layer, args in (('cls1.2.', []), ('cls1.2.', ['--deploy']), ('stages.1.act.bn.', [])):
+        weights = {k: v for k, v in fixture['state_dict'].items() if not k.startswith(layer)}
+        torch.save(dict(model=weights), tmp_path / 'cut.pth')
+        message = fail(tool, tmp_path / 'cut.pth', dst, *args, monkeypatch=monkeypatch)
+        assert 'cut.pth is not whole: missing: ' in message
     message = fail(tool, tmp_path / 'none.pth', dst, monkeypatch=monkeypatch)
     assert 'none.pth does not exist' in message
     assert not dst.exists()
@@ -144,7 +150,7 @@ def test_training_form_into_a_deploy_config(official, options, tmp_path, monkeyp
     deploy = ['model.backbone.deploy=True', 'model.head.deploy=True']
     args = ['--work-dir', tmp_path, '--cfg-options', *options, *deploy]
     message = fail('test', ROOT / CONFIG, official, *args, monkeypatch=monkeypatch)
-    assert 'it is in training form, and the network in deploy form' in message
+    assert 'it is in deep form, and the network in deploy form' in message
 
 
 def test_get_model_and_inferencer(official, fixture, options):
@@ -162,7 +168,7 @@ def test_get_model_and_inferencer(official, fixture, options):
         ({'model.backbone.act_num': 4}, r'series number is 3 \(7x7 kernels\)'),
         ({'model.backbone.arch': '7'}, 'missing: blocks.4'),
         ({'model.backbone.widen_factor': 1 / 32}, 'of another shape'),
-        ({'model.backbone.deploy': True, 'model.head.deploy': True}, 'in training form'),
+        ({'model.backbone.deploy': True, 'model.head.deploy': True}, 'in deep form'),
     ],
 )
 def test_classifier_refuses_what_does_not_fit(change, message, official, options):
@@ -179,22 +185,81 @@ def test_another_number_of_classes_is_fine_tuning(official, options, fixture):
     assert tuple(model(fixture['input']).shape)[1] == 3
 
 
-@pytest.mark.parametrize('bare', [False, True])
-def test_load_from_under_ema(bare, official, fixture, options, tmp_path):
-    """The model and its averaged copy both have the weights when training begins."""
-    if bare:
-        official = tmp_path / 'bare.pth'
-        torch.save(fixture['state_dict'], official)
+@pytest.mark.parametrize(
+    ('save', 'change', 'message'),
+    [
+        ({}, {'model.backbone.arch': '7'}, 'the backbone: missing: blocks.4'),
+        ({'deploy': True}, {'model.backbone.deploy': True}, 'head.conv: it is in deploy form'),
+        ({}, {'model.head.deploy': True}, 'head.conv: it is in deep form'),
+        ({'merge': True}, {}, 'the backbone: it is in merged form, and the network in deep form'),
+    ],
+)
+def test_own_checkpoints_that_do_not_fit(save, change, message, options, tmp_path):
+    model = mmpretrain.get_model(make_cfg(options))
+    if save:
+        model = switch_to_deploy(model) if 'deploy' in save else merge_deep_convs(model)
+    torch.save(dict(state_dict=model.state_dict()), tmp_path / 'own.pth')
+    with pytest.raises(UsageError, match=f'the checkpoint does not fit {message}'):
+        mmpretrain.get_model(make_cfg(options, **change), pretrained=str(tmp_path / 'own.pth'))
+
+
+def load_from(path, options, work_dir, hooks, build=Runner.from_cfg, **kwargs):
+    """The model and its averaged copy as they are when training begins."""
     init_default_scope('mmpretrain')
-    cfg = make_cfg(options, load_from=str(official), work_dir=str(tmp_path), log_level='ERROR')
-    cfg.experiment_name = str(tmp_path)
-    runner = Runner.from_cfg(cfg)
+    cfg = make_cfg(options, load_from=str(path), work_dir=str(work_dir), **kwargs)
+    cfg.custom_hooks = [hook for hook in cfg.custom_hooks if hook.type in hooks]
+    if hooks[0] == 'EMAHook':
+        cfg.custom_hooks.reverse()
+    cfg.update(experiment_name=str(work_dir), log_level='ERROR')
+    runner = build(cfg)
     runner.call_hook('before_run')
     runner.load_or_resume()
     (ema,) = [hook.ema_model.module for hook in runner.hooks if hasattr(hook, 'ema_model')]
-    for model in (runner.model, ema):
+    return runner.model, ema
+
+
+LAMBDA_HOOK = 'mmvanilla.DeepTrainingHook'
+
+
+@pytest.mark.parametrize(
+    ('hooks', 'build'),
+    [
+        ([LAMBDA_HOOK, 'EMAHook'], Runner.from_cfg),
+        (['EMAHook', LAMBDA_HOOK], Runner.from_cfg),
+        (['EMAHook'], launch.build_runner),
+    ],
+)
+@pytest.mark.parametrize('bare', [False, True])
+def test_load_from_under_ema(bare, hooks, build, official, fixture, options, tmp_path):
+    if bare:
+        official = tmp_path / 'bare.pth'
+        torch.save(fixture['state_dict'], official)
+    for model in load_from(official, options, tmp_path, hooks, build):
         for name, key in (('stem.conv.conv1', 'stem1.0'), ('blocks.3.act.norm', 'stages.3.act.bn')):
             got = model.state_dict()[f'backbone.{name}.weight']
             assert torch.equal(got, fixture['state_dict'][f'{key}.weight'])
         got = model.state_dict()['head.conv.conv2.weight']
         assert torch.equal(got, fixture['state_dict']['cls2.0.weight'])
+
+
+def test_fine_tuning_from_a_run_under_ema(options, tmp_path):
+    """To another number of classes, from the averaged weights, which the state dict holds."""
+    model = mmpretrain.get_model(make_cfg(options))
+    for param in model.parameters():
+        torch.nn.init.normal_(param)
+    averaged = {f'module.{k}': torch.zeros_like(v) for k, v in model.state_dict().items()}
+    averaged['steps'] = torch.tensor(3)
+    saved = dict(state_dict=model.state_dict(), ema_state_dict=averaged)
+    torch.save(saved, tmp_path / 'own.pth')
+    hooks = [LAMBDA_HOOK, 'EMAHook']
+    change = {'model.head.num_classes': 3}
+    for loaded in load_from(tmp_path / 'own.pth', options, tmp_path, hooks, **change):
+        weight = loaded.backbone.stem.conv.conv1.weight
+        assert torch.equal(weight, model.backbone.stem.conv.conv1.weight)
+        assert loaded.head.conv.conv2.weight.shape[0] == 3
+
+
+def test_resumed_run_needs_no_shallower_network():
+    cfg = Config.fromfile(ROOT / 'configs/imagenet/vanillanet-11_8xb128_in1k.py')
+    launch.drop_pretrained(cfg)
+    assert cfg.model.backbone.init_cfg is None

@@ -90,18 +90,12 @@ def test_training_run(trained):
     assert all(loss > 0 for loss in logged(trained, 'loss'))
 
 
-def test_resume_from_the_middle(trained, digits, tmp_path):
+def test_resume_from_the_middle(trained, digits, run_tool, tmp_path):
     """Same λ, learning rate and losses, to the digit, as the uninterrupted run."""
     (tmp_path / 'run').mkdir()
     shutil.copy(trained / 'epoch_1.pth', tmp_path / 'run')
-    run_python(
-        'tools/train.py',
-        CONFIG,
-        '--work-dir',
-        tmp_path / 'run',
-        '--resume',
-        *narrow_options(digits),
-    )
+    args = ['--work-dir', tmp_path / 'run', '--resume', *narrow_options(digits)]
+    run_tool('tools/train.py', CONFIG, *args)
     for key in ('lambda', 'lr', 'base_lr', 'loss', 'loss_cls', 'loss_bbox'):
         assert logged(tmp_path / 'run', key) == logged(trained, key)[4:], key
 
@@ -132,7 +126,7 @@ def average_precision(work_dir):
     return json.loads(path.read_text())['coco/bbox_mAP']
 
 
-def test_evaluation_in_every_form(trained, digits, tmp_path):
+def test_evaluation_in_every_form(trained, digits, run_tool, tmp_path):
     """A train-form checkpoint, the same fused on the way, and the fused file give one AP."""
     runs = {
         'train_form': ['epoch_3.pth'],
@@ -143,7 +137,7 @@ def test_evaluation_in_every_form(trained, digits, tmp_path):
     results = {}
     for name, (checkpoint, *options) in runs.items():
         options += ['--work-dir', tmp_path / name, '--out', tmp_path / f'{name}.pkl']
-        run_python('tools/test.py', CONFIG, trained / checkpoint, *options, *narrow_options(digits))
+        run_tool('tools/test.py', CONFIG, trained / checkpoint, *options, *narrow_options(digits))
         assert (tmp_path / f'{name}.pkl').stat().st_size > 0
         results[name] = average_precision(tmp_path / name)
     assert len(set(results.values())) == 1, results

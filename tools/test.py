@@ -5,6 +5,7 @@ The authors' files are taken as they are.
 """
 
 import argparse
+from contextlib import suppress
 from typing import Dict
 
 import torch
@@ -14,12 +15,7 @@ from mmengine.logging import print_log
 from mmvanilla import switch_to_deploy
 from mmvanilla.engine import launch
 from mmvanilla.errors import UsageError
-from mmvanilla.models.pretrained import (
-    find_usual_mismatch,
-    form_of,
-    list_mismatches,
-    read_state_dict,
-)
+from mmvanilla.models.pretrained import list_mismatches, read_state_dict
 from mmvanilla.models.reparameterize import unwrap
 
 
@@ -42,25 +38,23 @@ def load_weights(
     """Loads weights in either form into ``model``, and fuses it if ``deploy`` asks for it.
 
     Raises:
-        UsageError: if weights are missing, or if the network cannot be fused at its λ.
+        UsageError: if they are not the model's, or if the network cannot be fused at its λ.
     """
     model = unwrap(model)
     mismatches = list_mismatches(weights, model.state_dict())
-    if mismatches['missing'] and form_of(weights) != 'deep':
+    if mismatches['missing'] and not any(key.endswith('stem.conv.conv1.weight') for key in weights):
         # Either the checkpoint is fused, or it is of another model. The switch changes the model's
         # form alone: its weights are replaced right after.
         switch_to_deploy(model, inplace=True)
         mismatches = list_mismatches(weights, model.state_dict())
-    usual = find_usual_mismatch(weights, model.state_dict())
-    if usual:
-        raise UsageError(f'checkpoint {path} does not fit the model: {usual}')
+    with suppress(RuntimeError):  # about shapes, which are named below
+        model.load_state_dict(weights, strict=False)
     for what in ('missing', 'of another shape'):
         if mismatches[what]:
             raise UsageError(
                 f'checkpoint {path} is of another model, {what}: {mismatches[what][0]} '
                 f'(and {len(mismatches[what]) - 1} more).'
             )
-    model.load_state_dict(weights, strict=False)
     if mismatches['unexpected']:
         print_log(f'Keys that the model does not have: {mismatches["unexpected"]}', 'current')
     if deploy:

@@ -61,7 +61,9 @@ def main() -> None:
                 f'checkpoint {cfg.load_from} holds weights alone, no run can be resumed from it: '
                 'start from its weights with --cfg-options load_from=..., without --resume.'
             )
-    if not cfg.get('resume'):
+    if cfg.get('resume'):
+        launch.drop_pretrained(cfg)
+    else:
         launch.check_pretrained(cfg)
     launch.build_runner(cfg).train()
 

@@ -3,7 +3,7 @@ _base_ = [
     '../_base_/models/vanillanet.py',
     '../_base_/datasets/imagenet_bs128_vanillanet_224.py',
     '../_base_/schedules/imagenet_bs1024_lamb_vanillanet.py',
-    'mmpretrain::_base_/default_runtime.py',
+    '../_base_/default_runtime.py',
 ]
 
 model = dict(backbone=dict(arch='8'))

@@ -11,7 +11,7 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 
 from ..checkpoint import get_state_dict, replace_when_whole
 from ..errors import UsageError
-from ..models.pretrained import pretrained_cfgs
+from ..models.pretrained import list_mismatches, pretrained_cfgs
 from ..models.reparameterize import (
     check_fused,
     deep_convs,
@@ -52,6 +52,8 @@ class DeepTrainingHook(Hook):
         UsageError: for an unknown schedule, or a length that is missing or negative.
     """
 
+    priority = 'HIGH'  # before EMA hooks, which read checkpoints that are not mmengine's otherwise
+
     def __init__(
         self,
         decay_epochs: int = 100,
@@ -77,8 +79,16 @@ class DeepTrainingHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         self.weights_loaded = not runner._resume
-        # Bare weights, and the authors' files: EMA hooks, which come later, read this entry.
+        # Bare weights, and the authors' files: EMA hooks read this entry.
         checkpoint.setdefault('state_dict', get_state_dict(checkpoint))
+        # Fine-tuning to other classes: mmpretrain's EMA hook would refuse the averaged copy, which
+        # the state dict holds too.
+        own = unwrap(runner.model).state_dict()
+        if (
+            not runner._resume
+            and list_mismatches(checkpoint['state_dict'], own)['of another shape']
+        ):
+            checkpoint.pop('ema_state_dict', None)
 
     def before_train(self, runner: Runner) -> None:
         if self.by_epoch and isinstance(runner.train_loop, IterBasedTrainLoop):

@@ -5,14 +5,15 @@ import os
 import sys
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any, Iterator, Union
 
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.registry import RUNNERS
-from mmengine.runner import Runner, checkpoint
+from mmengine.runner import Runner
+from mmengine.runner import checkpoint as runner_checkpoint
 
-from ..checkpoint import load_checkpoint
+from ..checkpoint import get_state_dict, load_checkpoint
 from ..errors import UsageError
 from ..models.pretrained import pretrained_cfgs
 from .config import nested_dicts
@@ -52,17 +53,7 @@ def make_parser(description: str) -> argparse.ArgumentParser:
 def load_config(args: argparse.Namespace) -> Config:
     """The config with the common command-line options merged in."""
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    if not Path(args.config).is_file():
-        raise UsageError(f'config {args.config} does not exist: check the path.')
-    try:
-        cfg = Config.fromfile(args.config)
-    except ModuleNotFoundError as error:
-        if error.name != 'pkg_resources':
-            raise
-        raise UsageError(
-            'mmengine reads mmdet:: and mmpretrain:: bases through pkg_resources, which newer '
-            'setuptools lack: pip install "setuptools<81".'
-        ) from None
+    cfg = read_config(args.config)
     cfg.launcher = args.launcher
     if args.cfg_options is not None:
         cfg.merge_from_dict(args.cfg_options)
@@ -73,16 +64,40 @@ def load_config(args: argparse.Namespace) -> Config:
     return cfg
 
 
+def read_config(path: Union[str, Path]) -> Config:
+    """Reads a config file.
+
+    Raises:
+        UsageError: if it does not exist, or if a package that its bases are in is not installed.
+    """
+    if not Path(path).is_file():
+        raise UsageError(f'config {path} does not exist: check the path.')
+    try:
+        return Config.fromfile(path)
+    except ModuleNotFoundError as error:
+        if error.name == 'pkg_resources':
+            raise UsageError(
+                'mmengine reads mmdet:: and mmpretrain:: bases through pkg_resources, which newer '
+                'setuptools lack: pip install "setuptools<81".'
+            ) from None
+        if error.name is None:  # mmengine's own, about the package of a base
+            raise UsageError(f'config {path} cannot be read: {error}') from None
+        raise
+
+
 def build_runner(cfg: Config) -> Runner:
     """Builds the runner of a config; every checkpoint it loads is read without running its code."""
 
     def load(filename: str, map_location: Any = None, **kwargs: Any) -> dict:
-        return load_checkpoint(filename, map_location)
+        checkpoint = load_checkpoint(filename, map_location)
+        # Bare weights, and the authors' files: EMA hooks read this entry.
+        checkpoint.setdefault('state_dict', get_state_dict(checkpoint))
+        return checkpoint
 
     # onedl-mmengine falls back to unrestricted pickle, and mmengine downloads with it.
     for prefix in ('', 'http://', 'https://'):
-        checkpoint.CheckpointLoader.register_scheme(prefix, load, force=True)
-    checkpoint.load_from_http = load  # by which its torchvision:// and open-mmlab:// load
+        runner_checkpoint.CheckpointLoader.register_scheme(prefix, load, force=True)
+    runner_checkpoint.load_from_http = load  # by which its torchvision:// and open-mmlab:// load
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
 
@@ -99,6 +114,13 @@ def check_pretrained(cfg: Config) -> None:
                 '--cfg-options model.backbone.init_cfg=None.'
             )
         load_checkpoint(path, mmap=True)
+
+
+def drop_pretrained(cfg: Config) -> None:
+    """Takes pre-trained files out of the model: a resumed run need not have them any longer."""
+    for part in nested_dicts(cfg.model):
+        if any(pretrained_cfgs(part.get('init_cfg'))):
+            part['init_cfg'] = None
 
 
 def check_data(cfg: Config, *parts: str) -> None:

@@ -1,6 +1,7 @@
 """ImageNet-ReaL: accuracy against the reassessed labels of ImageNet's validation images."""
 
 import json
+import logging
 import re
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence
@@ -43,7 +44,7 @@ class ImageNetReaL(BaseMetric):
                 f'ImageNet-ReaL accuracy is left out: there is no {labels}; get real.json from '
                 f'{SOURCE}.',
                 'current',
-                'WARNING',
+                logging.WARNING,
             )
             return
         try:
@@ -59,6 +60,7 @@ class ImageNetReaL(BaseMetric):
         One result per image: several processes' results are put together by their number.
         """
         if self.labels is None:
+            self.results += [None] * len(data_samples)
             return
         for sample in data_samples:
             name = Path(sample['img_path']).name

@@ -10,14 +10,12 @@ from .deep_conv import DeepConv
 from .vanillanet import VanillaNet
 
 try:
-    import mmpretrain  # noqa: F401  by itself: a package that it lacks is another matter
+    from mmpretrain.models.heads import ClsHead
 except ImportError as error:
-    if error.name not in (None, 'mmpretrain'):
-        raise
     raise UsageError(
-        'VanillaNetClsHead needs mmpretrain, which is not installed: pip install mmpretrain.'
-    ) from None
-from mmpretrain.models.heads import ClsHead
+        f'VanillaNetClsHead needs mmpretrain, which cannot be imported ({error}): install it, as '
+        'with pip install mmpretrain.'
+    ) from error
 
 
 @register(MODELS)
@@ -33,8 +31,8 @@ class VanillaNetClsHead(ClsHead):
         dropout: Probability of dropping a channel in training.
         loss: Config of the loss. By default the paper's (Table 7): binary cross entropy, the mean
             over images and classes, on targets smoothed by 0.1, hard or soft (Mixup, CutMix).
-        norm_cfg: Config of the batch norm; its eps is 1e-6 unless it gives one.
         deploy: Whether to build the deploy form, for weights that are fused already.
+        norm_cfg: Config of the batch norm; its eps is 1e-6 unless it gives one.
         init_cfg: Weight initialization; the backbone's by default.
         kwargs: ``topk`` and ``cal_acc`` of mmpretrain's ClsHead.
     """
@@ -45,8 +43,8 @@ class VanillaNetClsHead(ClsHead):
         in_channels: int,
         dropout: float = 0.05,
         loss: Optional[dict] = None,
-        norm_cfg: dict = dict(type='BN'),
         deploy: bool = False,
+        norm_cfg: dict = dict(type='BN'),
         init_cfg: Optional[dict] = None,
         **kwargs: Any,
     ) -> None:

@@ -1,6 +1,6 @@
 """The deep convolution: two convolutions in training that are one in deployment (section 3.1)."""
 
-from typing import Optional
+from typing import Mapping, Optional
 
 import torch
 import torch.nn.functional as F
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..errors import UsageError
 from .folding import WeightBias, conv_like, fuse_conv_bn, merge_convs
+from .guarded_loading import GuardedModule
 from .norm import build_batch_norm
 
 
@@ -35,7 +36,7 @@ class DeepActivation(nn.Module):
         return f'lambda_={self.lambda_}'
 
 
-class DeepConv(nn.Module):
+class DeepConv(GuardedModule):
     """A convolution that is trained as two, with an activation between them that fades to identity.
 
     ====== ============================== ==============================================
@@ -90,6 +91,18 @@ class DeepConv(nn.Module):
     def is_deep(self) -> bool:
         """Whether the two convolutions are still two."""
         return hasattr(self, 'conv1')
+
+    def explain_mismatch(self, state_dict: Mapping[str, Tensor], prefix: str) -> Optional[str]:
+        """Names the forms if the checkpoint is in another one."""
+        its, own = form_in(state_dict, prefix), form_in(self.state_dict())
+        if its in (None, own):
+            return None
+        mend = {
+            'deep': 'build the network without deploy=True, and fuse it after loading',
+            'merged': 'merge the network before loading (merge_deep_convs)',
+            'deploy': 'build the network with deploy=True, in the backbone and in the head',
+        }[its]
+        return f'it is in {its} form, and the network in {own} form; {mend}.'
 
     @property
     def lambda_(self) -> float:
@@ -159,3 +172,14 @@ class DeepConv(nn.Module):
         self.conv = conv_like(self.conv1 if self.is_deep else self.conv, weight, bias)
         if self.is_deep:
             del self.conv1, self.norm1, self.act, self.conv2
+
+
+def form_in(state_dict: Mapping[str, Tensor], prefix: str = '') -> Optional[str]:
+    """The form of the deep convolution whose keys begin with ``prefix``, None if there is none.
+
+    Without a last norm the merged form is the deploy form.
+    """
+    for form, key in (('deep', 'conv1'), ('merged', 'norm'), ('deploy', 'conv')):
+        if f'{prefix}{key}.weight' in state_dict:
+            return form
+    return None

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..checkpoint import get_state_dict, load_checkpoint
 from ..errors import UsageError
+from .guarded_loading import GuardedModule
 from .official import convert_official_state_dict, is_official_state_dict
 
 
@@ -70,7 +71,7 @@ def load_pretrained(
     if layers is not None:
         state_dict = _rename_layers(state_dict, layers)
         expected = {k: v for k, v in expected.items() if _layer(k) in layers.values()}
-    problem = find_mismatch(state_dict, expected)
+    problem = find_mismatch(backbone, state_dict, expected)
     if problem:
         raise UsageError(f'checkpoint {checkpoint} does not fit the backbone: {problem}')
     backbone.load_state_dict(state_dict, strict=layers is None)
@@ -90,44 +91,24 @@ def _rename_layers(state_dict: Dict[str, Tensor], layers: Dict[str, str]) -> Dic
     return renamed
 
 
-def find_mismatch(given: Dict[str, Tensor], expected: Dict[str, Tensor]) -> Optional[str]:
-    """Why weights do not fit a network, None if they do; part of a sentence, with the mend."""
-    usual = find_usual_mismatch(given, expected)
-    if usual:
-        return usual
-    problems = list_mismatches(given, expected)
+def find_mismatch(
+    network: nn.Module, given: Dict[str, Tensor], expected: Optional[Dict[str, Tensor]] = None
+) -> Optional[str]:
+    """Why weights do not fit a network, None if they do; part of a sentence.
+
+    Args:
+        network: A module.
+        given: The weights.
+        expected: The part of the network's state dict that they must fill; all of it by default.
+    """
+    for name, module in network.named_modules():
+        if isinstance(module, GuardedModule):
+            problem = module.explain_mismatch(given, f'{name}.')
+            if problem:
+                return problem
+    problems = list_mismatches(given, network.state_dict() if expected is None else expected)
     found = [f'{what}: {_first(keys)}' for what, keys in problems.items() if keys]
     return '; '.join(found) + '.' if found else None
-
-
-def find_usual_mismatch(given: Dict[str, Tensor], expected: Dict[str, Tensor]) -> Optional[str]:
-    """As ``find_mismatch``, of the usual mistakes alone: the series number and the form."""
-    for key, value in expected.items():
-        if key.endswith('stem.act.conv.weight') and key in given:
-            its, own = given[key].shape[-1], value.shape[-1]
-            if its != own:
-                return (
-                    f'its series number is {its // 2} ({its}x{its} kernels), the network has '
-                    f'act_num={own // 2}; build it with act_num={its // 2}.'
-                )
-    its, own = form_of(given), form_of(expected)
-    if (its, own) == ('deploy', 'deep'):
-        return 'it is in deploy form; build the network with deploy=True, or use another file.'
-    if (its, own) == ('deep', 'deploy'):
-        return (
-            'it is in training form, and the network in deploy form; build it without deploy=True '
-            'and fuse it (switch_to_deploy, or --deploy of tools/test.py).'
-        )
-    return None
-
-
-def form_of(state_dict: Dict[str, Tensor]) -> Optional[str]:
-    """The form of a VanillaNet in a state dict: 'deep', 'merged', 'deploy', or None without one."""
-    if any(key.endswith('stem.conv.conv1.weight') for key in state_dict):
-        return 'deep'
-    if any(key.endswith('stem.conv.norm.weight') for key in state_dict):
-        return 'merged'
-    return 'deploy' if any(key.endswith('stem.conv.conv.weight') for key in state_dict) else None
 
 
 def list_mismatches(given: Dict[str, Tensor], expected: Dict[str, Tensor]) -> Dict[str, List[str]]:

@@ -1,12 +1,15 @@
 """The series informed activation function (paper section 3.2, equation 6)."""
 
+from typing import Mapping, Optional
+
 from torch import Tensor, nn
 
 from .folding import conv_like, fuse_conv_bn
+from .guarded_loading import GuardedModule
 from .norm import build_batch_norm
 
 
-class SeriesActivation(nn.Module):
+class SeriesActivation(GuardedModule):
     """``sum_{i,j in -n..n} a_ijc ReLU(x_{h+i,w+j,c} + b_c)``: a ReLU and a depthwise convolution.
 
     In training form a batch norm follows the convolution; ``b_c`` is the bias of the norm before
@@ -39,6 +42,17 @@ class SeriesActivation(nn.Module):
             bias=deploy,
         )
         self.norm = None if deploy else build_batch_norm(norm_cfg, num_channels)
+
+    def explain_mismatch(self, state_dict: Mapping[str, Tensor], prefix: str) -> Optional[str]:
+        """Names the series numbers if the checkpoint has another one."""
+        weight = state_dict.get(f'{prefix}conv.weight', self.conv.weight)
+        its, own = weight.shape[-1], self.conv.weight.shape[-1]
+        if its == own:
+            return None
+        return (
+            f'its series number is {its // 2} ({its}x{its} kernels), the network has '
+            f'act_num={own // 2}; build it with act_num={its // 2}.'
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv(self.relu(x))

@@ -16,7 +16,7 @@ from ..errors import UsageError
 from ..registry import MODELS, register
 from .deep_conv import DeepConv
 from .official import convert_official_state_dict, is_official_state_dict
-from .pretrained import find_mismatch, find_usual_mismatch, load_pretrained, pretrained_cfgs
+from .pretrained import find_mismatch, load_pretrained, pretrained_cfgs
 from .series_activation import SeriesActivation
 
 
@@ -298,21 +298,19 @@ class VanillaNet(BaseModule):
     def _checkpoint_filter(self, state_dict: dict, prefix: str, *args: Any) -> None:
         """Called by mmpretrain's ImageClassifier before it loads a state dict, in place.
 
-        The authors' files are taken as they are; weights of another series number or form, which
-        mmengine would leave out with but a line in the log, are refused.
+        The authors' files are taken as they are. Every key of a backbone must match, which mmengine
+        would not ask for; weights without a backbone are left alone.
 
         Raises:
             UsageError: if the weights are not this backbone's.
         """
         weights = get_state_dict(state_dict)
-        official = is_official_state_dict(weights)
-        if official:
-            weights = convert_official_state_dict(weights)
+        if is_official_state_dict(weights):
             state_dict.clear()
-            state_dict.update(weights)
+            state_dict.update(convert_official_state_dict(weights))
         own = prefix + 'backbone.'
         given = {k.removeprefix(own): v for k, v in state_dict.items() if k.startswith(own)}
-        problem = (find_mismatch if official else find_usual_mismatch)(given, self.state_dict())
+        problem = find_mismatch(self, given) if given else None
         if problem:
             raise UsageError(f'the checkpoint does not fit the backbone: {problem}')
 

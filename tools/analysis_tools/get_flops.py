@@ -14,7 +14,7 @@ from mmengine.logging import MMLogger
 from mmengine.registry import MODELS, init_default_scope
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmvanilla import UsageError, switch_to_deploy
+from mmvanilla import switch_to_deploy
 from mmvanilla.engine import launch
 from mmvanilla.model_index import find_root
 from mmvanilla.models.reparameterize import deep_convs
@@ -51,9 +51,9 @@ def count(cfg: Config, shape: Tuple[int, int], deploy: bool) -> Dict[str, int]:
     scope = cfg.get('default_scope', 'mmengine')
     init_default_scope(scope)
     # Detectors choose among boxes, which takes numbers; for the others shapes are enough.
-    with torch.device('cpu' if scope == 'mmdet' else 'meta'):
-        model = MODELS.build(cfg.model).eval()
-        image = torch.rand(1, 3, *shape)
+    device = 'cpu' if scope == 'mmdet' else 'meta'
+    model = MODELS.build(cfg.model).eval().to(device)
+    image = torch.rand(1, 3, *shape, device=device)
     if deploy:
         switch_to_deploy(model, inplace=True)
     inputs = dict(inputs=image)
@@ -87,9 +87,7 @@ def make_table(configs: List[Path], shape: Optional[Tuple[int, int]], deploy: bo
         head += [f'paper: {what}' for what in ('parameters (M)', 'FLOPs (G)', 'depth')]
     rows = [head, ['---'] * len(head)]
     for path in configs:
-        if not path.is_file():
-            raise UsageError(f'config {path} does not exist: check the path.')
-        cfg = Config.fromfile(path)
+        cfg = launch.read_config(path)
         size = shape or SHAPES.get(cfg.get('default_scope'), (224, 224))
         found = count(cfg, size, deploy)
         row = [
@@ -100,7 +98,7 @@ def make_table(configs: List[Path], shape: Optional[Tuple[int, int]], deploy: bo
             str(found['depth']),
         ]
         if deploy:
-            paper = find_paper_figures(path)
+            paper = find_paper_figures(path) if size == (224, 224) else {}
             row += [
                 f'{paper["Parameters"] / 1e6:.1f}' if paper else '',
                 f'{paper["FLOPs"] / 1e9:.1f}' if paper else '',

@@ -36,10 +36,8 @@ def main() -> None:
     cut = len(order) * 4 // 5
     temporary = args.out.with_name(args.out.name + '.tmp')
     shutil.rmtree(temporary, ignore_errors=True)
-    for split, chosen in (
-        ('train', order[:cut][: args.num_train]),
-        ('val', order[cut:][: args.num_val]),
-    ):
+    splits = dict(train=order[:cut][: args.num_train], val=order[cut:][: args.num_val])
+    for split, chosen in splits.items():
         for digit in range(10):  # also those without images: a label is a folder's place
             (temporary / split / str(digit)).mkdir(parents=True)
         for index in tqdm(chosen, desc=split, unit='image'):
@@ -47,7 +45,8 @@ def main() -> None:
             path = temporary / split / str(digits.target[index]) / f'{index:04d}.jpg'
             cv2.imwrite(str(path), image, [cv2.IMWRITE_JPEG_QUALITY, 95])
     temporary.rename(args.out)  # whole, or not there
-    print(f'Wrote {args.num_train} training and {args.num_val} validation images to {args.out}.')
+    counts = ' and '.join(f'{len(chosen)} {split}' for split, chosen in splits.items())
+    print(f'Wrote {counts} images to {args.out}.')
 
 
 if __name__ == '__main__':

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from mmvanilla import UsageError, VanillaNet, __version__, switch_to_deploy
 from mmvanilla.checkpoint import get_state_dict, load_checkpoint, replace_when_whole
 from mmvanilla.engine import launch
-from mmvanilla.models import DeepConv
+from mmvanilla.models.deep_conv import DeepConv, form_in
 from mmvanilla.models.official import convert_official_state_dict, is_official_state_dict
-from mmvanilla.models.pretrained import form_of
+from mmvanilla.models.pretrained import find_mismatch
 
 
 def parse_args() -> argparse.Namespace:
@@ -46,34 +46,51 @@ def pick_weights(checkpoint: dict, ema: Optional[bool], path: str) -> Dict[str, 
     return weights
 
 
-def fuse(weights: Dict[str, Tensor]) -> Dict[str, Tensor]:
-    """Converted weights in training form to deploy form."""
-    blocks = 1 + max(int(key.split('.')[2]) for key in weights if '.blocks.' in key)
+def build_network(weights: Dict[str, Tensor]) -> nn.Module:
+    """A network of the sizes and in the form of converted weights, without them."""
+    blocks = len({key.split('.')[2] for key in weights if key.startswith('backbone.blocks.')})
+    last = 'conv' if (deploy := 'backbone.stem.conv.conv.weight' in weights) else 'conv2'
     layers = ['stem', *(f'blocks.{i}' for i in range(blocks))]
-    channels = [len(weights[f'backbone.{layer}.conv.conv2.weight']) for layer in layers]
-    num_classes, in_channels = weights['head.conv.conv1.weight'].shape[:2]
-    model = nn.Module()
+    channels = [len(weights[f'backbone.{layer}.conv.{last}.weight']) for layer in layers]
+    num_classes = len(weights[f'head.conv.{last}.weight'])
+    network = nn.Module()
     # The strides and the pooling have no weights.
-    model.backbone = VanillaNet(
+    network.backbone = VanillaNet(
         dict(channels=channels, strides=[1] * blocks),
         act_num=weights['backbone.stem.act.conv.weight'].shape[-1] // 2,
         out_indices=(0,),
+        deploy=deploy,
     )
-    model.head = nn.Module()
-    model.head.conv = DeepConv(in_channels, num_classes, mid_channels=num_classes, final_norm=False)
-    model.load_state_dict(weights)
-    return dict(switch_to_deploy(model, inplace=True).state_dict())
+    network.head = nn.Module()
+    network.head.conv = DeepConv(
+        channels[-1], num_classes, mid_channels=num_classes, final_norm=False, deploy=deploy
+    )
+    return network
+
+
+def load_network(weights: Dict[str, Tensor], path: str) -> nn.Module:
+    """The network that converted weights are of; raises UsageError if some are missing."""
+    try:
+        network = build_network(weights)
+    except KeyError as error:
+        raise UsageError(f'checkpoint {path} is not whole: {error.args[0]} is missing.') from None
+    problem = find_mismatch(network, weights)
+    if problem:
+        raise UsageError(f'checkpoint {path} is not whole: {problem}')
+    network.load_state_dict(weights)
+    return network
 
 
 def main() -> None:
     args = parse_args()
     official = pick_weights(load_checkpoint(args.src), args.ema, args.src)
-    weights = convert_official_state_dict(official)
-    if args.deploy and form_of(weights) == 'deep':
-        weights = fuse(weights)
+    network = load_network(convert_official_state_dict(official), args.src)
+    if args.deploy:
+        switch_to_deploy(network, inplace=True)
+    weights = dict(network.state_dict())
     with replace_when_whole(args.dst) as temporary:
         torch.save(dict(meta=dict(mmvanilla_version=__version__), state_dict=weights), temporary)
-    print(f'Wrote {args.dst}, in {"training" if form_of(weights) == "deep" else "deploy"} form.')
+    print(f'Wrote {args.dst}, in {form_in(weights, "backbone.stem.conv.")} form.')
 
 
 if __name__ == '__main__':
