@@ -11,7 +11,7 @@ from mmengine.registry import PARAM_SCHEDULERS, DefaultScope
 from mmengine.runner import Runner
 from mmpretrain.registry import MODELS
 
-from mmvanilla import UsageError, VanillaNet
+from mmvanilla import UsageError, VanillaNet, switch_to_deploy
 from mmvanilla.models.reparameterize import deep_convs
 
 # Table 7 of the paper, one row per model; the 1.5x models take the last.
@@ -220,6 +220,24 @@ def test_evaluated_lambda_is_the_schedules(imagenet, tmp_path):
         for key in ('state_dict', 'ema_state_dict'):
             weights = saved[key].items()
             assert {float(v) for k, v in weights if k.endswith('_extra_state')} == {value}
+
+
+@pytest.mark.parametrize('on_ema', [True, False])
+def test_fused_weights_are_those_evaluated(on_ema, imagenet, tmp_path):
+    cfg = make_cfg('5', imagenet, tmp_path, 2)
+    cfg.custom_hooks[1].update(evaluate_on_ema=on_ema, evaluate_on_origin=not on_ema)
+    Runner.from_cfg(cfg).train()
+    fused = torch.load(tmp_path / 'epoch_2_deploy.pth', weights_only=True)['state_dict']
+    saved = torch.load(tmp_path / 'epoch_2.pth', weights_only=True)
+    # mmengine puts the averaged weights into the state dict, and the model's own beside them.
+    kept = saved['state_dict'] if on_ema else saved['ema_state_dict']
+    prefix = '' if on_ema else 'module.'
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        model = MODELS.build(cfg.model)
+    own = {name: kept[prefix + name] for name in model.state_dict()}
+    model.load_state_dict(own)
+    for name, value in switch_to_deploy(model).state_dict().items():
+        torch.testing.assert_close(fused[name], value)
 
 
 @pytest.mark.parametrize('arch', ['11', '12', '13'])

@@ -100,6 +100,16 @@ def test_evaluated_as_they_are_and_converted(official, options, run_tool, tmp_pa
     assert torch.equal(found['train'][1], scores)
 
 
+def test_evaluated_without_real_labels(official, options, run_tool, tmp_path):
+    options = [*options, f'test_evaluator.1.labels={tmp_path}/none.json']
+    args = ['--work-dir', tmp_path / 'run', '--cfg-options', *options]
+    run_tool('tools/test.py', CONFIG, official, *args)
+    (metrics,) = (load(path) for path in (tmp_path / 'run').glob('*/*.json'))
+    assert 'accuracy/top1' in metrics and 'real/top1' not in metrics
+    (log,) = (path.read_text() for path in (tmp_path / 'run').glob('*/*.log'))
+    assert f'left out: there is no {tmp_path}/none.json; get real.json from https://' in log
+
+
 @pytest.mark.parametrize(
     ('args', 'source'), [([], 'model_ema'), (['--ema'], 'model_ema'), (['--no-ema'], 'model')]
 )

@@ -237,6 +237,26 @@ def test_no_coco(monkeypatch, tmp_path):
     assert not (tmp_path / 'work').exists()
 
 
+def test_no_imagenet(monkeypatch, tmp_path):
+    (tmp_path / 'imagenet').mkdir()  # there, but empty
+    options = [f'train_dataloader.dataset.data_root={tmp_path}/imagenet']
+    config = 'configs/imagenet/vanillanet-5_8xb128_in1k.py'
+    args = [config, f'--work-dir={tmp_path / "work"}', '--cfg-options', *options]
+    message = fail('train', *args, monkeypatch=monkeypatch)
+    assert f'no data at {tmp_path}/imagenet/train: ImageNet-1k is at https://' in message
+    assert not (tmp_path / 'work').exists()
+
+
+def test_no_shallower_network(imagenet, monkeypatch, tmp_path):
+    parts = ('train', 'val')
+    options = [f'{part}_dataloader.dataset.data_root={imagenet}' for part in parts]
+    config = 'configs/imagenet/vanillanet-11_8xb128_in1k.py'
+    args = [config, f'--work-dir={tmp_path}', '--cfg-options', *options]
+    message = fail('train', *args, monkeypatch=monkeypatch)
+    assert 'weights work_dirs/vanillanet-10_8xb128_in1k/epoch_300.pth do not exist' in message
+    assert '--cfg-options model.backbone.init_cfg=None' in message
+
+
 def test_amp_on_a_cpu(digits, monkeypatch, tmp_path):
     args = [CONFIG, f'--work-dir={tmp_path}', '--amp', *narrow_options(digits)]
     message = fail('train', *args, monkeypatch=monkeypatch)

@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, List, Optional
 
 import torch
 from mmengine.dist import master_only
@@ -129,8 +129,9 @@ class DeepTrainingHook(Hook):
 
     @master_only
     def after_train(self, runner: Runner) -> None:
-        averaged = _averaged_models(runner)
-        model = unwrap(averaged[0] if averaged else runner.model)
+        # mmpretrain's EMA hook may be told to evaluate the model itself.
+        hooks = [hook for hook in _ema_hooks(runner) if getattr(hook, 'evaluate_on_ema', True)]
+        model = unwrap(hooks[0].ema_model if hooks else runner.model)
         reached = min(conv.lambda_ for conv in deep_convs(model))
         if reached < 1:
             runner.logger.warning(f'No fused checkpoint is written: λ is {reached:.3g}, not 1.')
@@ -160,12 +161,12 @@ class DeepTrainingHook(Hook):
         return deep_training_lambda(step, self.length, self.schedule)
 
     def _set_lambda(self, runner: Runner) -> None:
-        for model in (runner.model, *_averaged_models(runner)):
+        for model in (runner.model, *(hook.ema_model for hook in _ema_hooks(runner))):
             set_deep_training_lambda(model, self._lambda(runner))
 
 
-def _averaged_models(runner: Runner) -> list:
-    return [hook.ema_model for hook in runner.hooks if isinstance(hook, EMAHook)]
+def _ema_hooks(runner: Runner) -> List[EMAHook]:
+    return [hook for hook in runner.hooks if isinstance(hook, EMAHook)]
 
 
 def _is_pretrained(model: torch.nn.Module) -> bool:
