@@ -52,7 +52,7 @@ class DeepTrainingHook(Hook):
         UsageError: for an unknown schedule, or a length that is missing or negative.
     """
 
-    priority = 'HIGH'  # before EMA hooks, which read checkpoints that are not mmengine's otherwise
+    priority = 'HIGH'  # before EMA hooks: after_load_checkpoint prepares what they read
 
     def __init__(
         self,
