@@ -6,7 +6,7 @@ import mmpretrain
 import pytest
 import torch
 from conftest import ROOT, relative_error
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
 from mmengine.fileio import load
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
@@ -59,20 +59,9 @@ def options(imagenet, fixture):
 
 def make_cfg(options, **kwargs):
     cfg = Config.fromfile(ROOT / CONFIG)
-    parsed = dict(option.split('=') for option in options if '.labels' not in option)
-    for key, value in parsed.items():
-        cfg.merge_from_dict({key: ['a', 'b'] if value == 'a,b' else _number(value)})
-    cfg.merge_from_dict(kwargs)
+    parsed = dict(option.split('=') for option in options)
+    cfg.merge_from_dict({k: DictAction._parse_iterable(v) for k, v in parsed.items()} | kwargs)
     return cfg
-
-
-def _number(text):
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text == 'True' if text in ('True', 'False') else text
 
 
 def evaluate(run, checkpoint, options, folder, *args):
