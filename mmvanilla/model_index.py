@@ -46,7 +46,6 @@ class _AfterImport(MetaPathFinder):
     ) -> Optional[ModuleSpec]:
         if fullname != self.name:
             return None
-        sys.meta_path.remove(self)
         spec = PathFinder.find_spec(fullname, path, target)
         if spec is not None:
             exec_module = spec.loader.exec_module
