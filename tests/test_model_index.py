@@ -1,9 +1,13 @@
 """mmpretrain's entry points know our models, offline, once mmvanilla is imported."""
 
+import importlib
+
 import pytest
 import torch
 from conftest import ARCHS, ROOT, run_python
 from mmengine.fileio import load
+
+import mmvanilla  # noqa: F401  mmpretrain's list has our models for it
 
 NAMES = [f'vanillanet-{arch}_in1k' for arch in ARCHS]
 # Top-1 and ReaL accuracy, Table 4 of the paper.
@@ -50,10 +54,6 @@ def test_metafile_has_the_papers_figures():
 
 def test_once():
     """mmpretrain refuses a name that it has; mmvanilla may be reloaded, as in notebooks."""
-    import importlib
-
-    import mmvanilla
-
     importlib.reload(mmvanilla)
 
 
