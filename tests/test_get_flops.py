@@ -54,9 +54,11 @@ def test_training_form_and_shape(table):
     assert int(row[4]) == 5
 
 
-def test_papers_figures_are_of_224(table):
+def test_papers_figures_are_of_the_published_model(table):
     (row,) = table(CONFIGS[0], '--deploy', '--shape', '256')
     assert row[5:] == ['', '', ''] and float(row[2]) == 15.52
+    (row,) = table(CONFIGS[0], '--deploy', '--cfg-options', 'model.backbone.act_num=4')
+    assert row[5:] == ['', '', ''] and float(row[2]) > 15.52
 
 
 def test_another_backbone(table, tmp_path):

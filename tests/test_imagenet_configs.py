@@ -280,9 +280,9 @@ def test_source_that_is_deeper_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ('saved', 'said', 'message'),
     [
-        ('11', '10', 'unexpected: source.blocks.8'),
+        ('11', '10', 'source_arch says .*unexpected: checkpoint.blocks.8'),
         ('9', '10', 'missing: blocks.8'),
-        ('10', '9', 'unexpected: source.blocks.7.*of another shape: blocks.7'),
+        ('10', '9', 'unexpected: checkpoint.blocks.7.*of another shape: blocks.7'),
     ],
 )
 def test_source_of_another_arch_is_named(tmp_path, saved, said, message):

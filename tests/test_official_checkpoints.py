@@ -133,6 +133,9 @@ def test_converter_errors(fixture, tmp_path, monkeypatch):
         torch.save(dict(model=weights), tmp_path / 'cut.pth')
         message = fail(tool, tmp_path / 'cut.pth', dst, *args, monkeypatch=monkeypatch)
         assert 'cut.pth is not whole: missing: ' in message
+    for where in (tmp_path, tmp_path / 'plain.pth'):
+        message = fail(tool, tmp_path / 'plain.pth', where, monkeypatch=monkeypatch)
+        assert f'{where} would be overwritten: name a new file.' in message
     message = fail(tool, tmp_path / 'none.pth', dst, monkeypatch=monkeypatch)
     assert 'none.pth does not exist' in message
     assert not dst.exists()
@@ -149,7 +152,7 @@ def test_training_form_into_a_deploy_config(official, options, tmp_path, monkeyp
     deploy = ['model.backbone.deploy=True', 'model.head.deploy=True']
     args = ['--work-dir', tmp_path, '--cfg-options', *options, *deploy]
     message = fail('test', ROOT / CONFIG, official, *args, monkeypatch=monkeypatch)
-    assert 'it is in deep form, and the network in deploy form' in message
+    assert 'it is in training form, and the network in deploy form' in message
 
 
 def test_get_model_and_inferencer(official, fixture, options):
@@ -167,7 +170,7 @@ def test_get_model_and_inferencer(official, fixture, options):
         ({'model.backbone.act_num': 4}, r'series number is 3 \(7x7 kernels\)'),
         ({'model.backbone.arch': '7'}, 'missing: blocks.4'),
         ({'model.backbone.widen_factor': 1 / 32}, 'of another shape'),
-        ({'model.backbone.deploy': True, 'model.head.deploy': True}, 'in deep form'),
+        ({'model.backbone.deploy': True, 'model.head.deploy': True}, 'in training form'),
     ],
 )
 def test_classifier_refuses_what_does_not_fit(change, message, official, options):
@@ -189,8 +192,12 @@ def test_another_number_of_classes_is_fine_tuning(official, options, fixture):
     [
         ({}, {'model.backbone.arch': '7'}, 'the backbone: missing: blocks.4'),
         ({'deploy': True}, {'model.backbone.deploy': True}, 'head.conv: it is in deploy form'),
-        ({}, {'model.head.deploy': True}, 'head.conv: it is in deep form'),
-        ({'merge': True}, {}, 'the backbone: it is in merged form, and the network in deep form'),
+        ({}, {'model.head.deploy': True}, 'head.conv: it is in training form'),
+        (
+            {'merge': True},
+            {},
+            'the backbone: it is in merged form, and the network in training form',
+        ),
     ],
 )
 def test_own_checkpoints_that_do_not_fit(save, change, message, options, tmp_path):
@@ -256,6 +263,32 @@ def test_fine_tuning_from_a_run_under_ema(options, tmp_path):
         weight = loaded.backbone.stem.conv.conv1.weight
         assert torch.equal(weight, model.backbone.stem.conv.conv1.weight)
         assert loaded.head.conv.conv2.weight.shape[0] == 3
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (['data_preprocessor.num_classes=3'], 'data_preprocessor.num_classes is 3: set both'),
+        (
+            ['data_preprocessor.num_classes=3', 'model.head.num_classes=3'],
+            'an evaluator has topk=(1, 5), and there are 3 classes',
+        ),
+    ],
+)
+def test_classes_that_do_not_go_together(change, message, options, tmp_path, monkeypatch):
+    args = ['--work-dir', tmp_path, '--cfg-options', *options, *change]
+    assert message in fail('train', ROOT / CONFIG, *args, monkeypatch=monkeypatch)
+
+
+def test_load_from_needs_no_shallower_network(options, run_tool, tmp_path):
+    """A checkpoint of the whole network comes after, and replaces, what init_cfg names."""
+    config = str(ROOT / CONFIG).replace('vanillanet-6', 'vanillanet-11')
+    model = mmpretrain.get_model(make_cfg([*options, 'model.backbone.arch=11']))
+    torch.save(dict(state_dict=model.state_dict()), tmp_path / 'own.pth')
+    change = [f'load_from={tmp_path}/own.pth', 'train_cfg.max_epochs=1']
+    args = ['--work-dir', tmp_path / 'run', '--cfg-options', *options, *change]
+    run_tool('tools/train.py', config, *args)
+    assert (tmp_path / 'run/epoch_1.pth').exists()
 
 
 def test_resumed_run_needs_no_shallower_network():

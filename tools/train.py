@@ -4,9 +4,15 @@ import argparse
 
 from mmengine.config import Config
 
-from mmvanilla.checkpoint import is_resumable, latest_whole_checkpoint, load_checkpoint
+from mmvanilla.checkpoint import (
+    get_state_dict,
+    is_resumable,
+    latest_whole_checkpoint,
+    load_checkpoint,
+)
 from mmvanilla.engine import launch
 from mmvanilla.errors import UsageError
+from mmvanilla.models.official import is_official_state_dict
 
 
 def parse_args() -> argparse.Namespace:
@@ -49,6 +55,14 @@ def merge_train_options(cfg: Config, args: argparse.Namespace) -> None:
         hook['type'] = 'mmvanilla.AtomicCheckpointHook'
 
 
+def holds_backbone(checkpoint: dict, cfg: Config) -> bool:
+    """Whether loading the checkpoint gives the model's backbone its weights."""
+    weights = get_state_dict(checkpoint)
+    if is_official_state_dict(weights):
+        return str(cfg.model.type).split('.')[-1] == 'ImageClassifier'
+    return any(key.startswith('backbone.') for key in weights)
+
+
 def main() -> None:
     args = parse_args()
     cfg = launch.load_config(args)
@@ -56,15 +70,17 @@ def main() -> None:
     launch.check_data(cfg, 'train_dataloader', 'val_dataloader', 'val_evaluator')
     if cfg.get('load_from') and '://' not in cfg.load_from:
         checkpoint = load_checkpoint(cfg.load_from, mmap=True)
+        if holds_backbone(checkpoint, cfg):
+            launch.drop_pretrained(cfg)
         if cfg.get('resume') and not is_resumable(checkpoint):
             raise UsageError(
                 f'checkpoint {cfg.load_from} holds weights alone, no run can be resumed from it: '
-                'start from its weights with --cfg-options load_from=..., without --resume.'
+                'take an epoch_*.pth that training wrote; or, if it is not fused, start from its '
+                'weights with --cfg-options load_from=..., without --resume.'
             )
-    if cfg.get('resume'):
-        launch.drop_pretrained(cfg)
-    else:
+    if not cfg.get('resume'):
         launch.check_pretrained(cfg)
+    launch.check_classes(cfg)
     launch.build_runner(cfg).train()
 
 

@@ -110,14 +110,37 @@ def check_pretrained(cfg: Config) -> None:
         if not Path(path).is_file():
             raise UsageError(
                 f'pre-trained weights {path} do not exist: put the file there (VanillaNet: '
-                f'{WEIGHTS}), or train from scratch with '
+                f'{WEIGHTS}), name another with --cfg-options '
+                'model.backbone.init_cfg.checkpoint=..., or train from scratch with '
                 '--cfg-options model.backbone.init_cfg=None.'
             )
         load_checkpoint(path, mmap=True)
 
 
+def check_classes(cfg: Config) -> None:
+    """Raises UsageError where a classifier's numbers of classes do not go together."""
+    head = cfg.model.get('head') or {}
+    classes = head.get('num_classes')
+    mixed = (cfg.get('data_preprocessor') or {}).get('num_classes')
+    if not classes:
+        return
+    if (cfg.model.get('train_cfg') or {}).get('augments') and mixed not in (None, classes):
+        raise UsageError(
+            f'model.head.num_classes is {classes} and data_preprocessor.num_classes is {mixed}: '
+            'set both to the number of classes of the data.'
+        )
+    for part in nested_dicts([cfg.get('val_evaluator'), cfg.get('test_evaluator')]):
+        topk = part.get('topk') or 0
+        largest = max(topk) if isinstance(topk, (list, tuple)) else topk
+        if largest > classes:
+            raise UsageError(
+                f'an evaluator has topk={topk}, and there are {classes} classes: set val_evaluator '
+                'and test_evaluator to a topk of at most that.'
+            )
+
+
 def drop_pretrained(cfg: Config) -> None:
-    """Takes pre-trained files out of the model: a resumed run need not have them any longer."""
+    """Takes pre-trained files out of the model, where a checkpoint's weights come after them."""
     for part in nested_dicts(cfg.model):
         if any(pretrained_cfgs(part.get('init_cfg'))):
             part['init_cfg'] = None

@@ -73,7 +73,8 @@ def load_pretrained(
         expected = {k: v for k, v in expected.items() if _layer(k) in layers.values()}
     problem = find_mismatch(backbone, state_dict, expected)
     if problem:
-        raise UsageError(f'checkpoint {checkpoint} does not fit the backbone: {problem}')
+        mapped = '' if layers is None else ' as source_arch says (None: it is of the same arch)'
+        raise UsageError(f'checkpoint {checkpoint} does not fit the backbone{mapped}: {problem}')
     backbone.load_state_dict(state_dict, strict=layers is None)
 
 
@@ -87,7 +88,7 @@ def _rename_layers(state_dict: Dict[str, Tensor], layers: Dict[str, str]) -> Dic
     for key, value in state_dict.items():
         layer = _layer(key)
         # A layer that is not in the table keeps a name that is nobody's, and is reported.
-        renamed[layers.get(layer, f'source.{layer}') + key[len(layer) :]] = value
+        renamed[layers.get(layer, f'checkpoint.{layer}') + key[len(layer) :]] = value
     return renamed
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Dict, List, Optional, Tuple
 
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
 from mmengine.fileio import load
 from mmengine.logging import MMLogger
 from mmengine.registry import MODELS, init_default_scope
@@ -31,6 +31,9 @@ def parse_args() -> argparse.Namespace:
         type=int,
         nargs='+',
         help="height and width of the image, or one number; 224, detectors 1280 800 as the paper's",
+    )
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, help='override settings of the configs'
     )
     args = parser.parse_args()
     if args.shape and len(args.shape) > 2:
@@ -80,7 +83,9 @@ def find_paper_figures(config: Path) -> Dict[str, int]:
     return {}
 
 
-def make_table(configs: List[Path], shape: Optional[Tuple[int, int]], deploy: bool) -> List[str]:
+def make_table(
+    configs: List[Path], shape: Optional[Tuple[int, int]], deploy: bool, options: dict
+) -> List[str]:
     """Lines of a Markdown table, one row per config."""
     head = ['config', 'image', 'parameters (M)', 'MACs (G)', 'depth']
     if deploy:
@@ -88,6 +93,7 @@ def make_table(configs: List[Path], shape: Optional[Tuple[int, int]], deploy: bo
     rows = [head, ['---'] * len(head)]
     for path in configs:
         cfg = launch.read_config(path)
+        cfg.merge_from_dict(options)
         size = shape or SHAPES.get(cfg.get('default_scope'), (224, 224))
         found = count(cfg, size, deploy)
         row = [
@@ -98,7 +104,8 @@ def make_table(configs: List[Path], shape: Optional[Tuple[int, int]], deploy: bo
             str(found['depth']),
         ]
         if deploy:
-            paper = find_paper_figures(path) if size == (224, 224) else {}
+            as_published = size == (224, 224) and not options
+            paper = find_paper_figures(path) if as_published else {}
             row += [
                 f'{paper["Parameters"] / 1e6:.1f}' if paper else '',
                 f'{paper["FLOPs"] / 1e9:.1f}' if paper else '',
@@ -112,7 +119,8 @@ def main() -> None:
     args = parse_args()
     shape = tuple(args.shape * 2)[:2] if args.shape else None
     MMLogger.get_instance('get_flops', log_level='ERROR')  # the models' own notices
-    for line in make_table([Path(path) for path in args.config], shape, args.deploy):
+    configs = [Path(path) for path in args.config]
+    for line in make_table(configs, shape, args.deploy, args.cfg_options or {}):
         print(line)
 
 

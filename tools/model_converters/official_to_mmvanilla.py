@@ -5,6 +5,7 @@ programs that do not know them. The source may be in training or deploy form.
 """
 
 import argparse
+from pathlib import Path
 from typing import Dict, Optional
 
 import torch
@@ -83,6 +84,8 @@ def load_network(weights: Dict[str, Tensor], path: str) -> nn.Module:
 
 def main() -> None:
     args = parse_args()
+    if Path(args.dst).is_dir() or Path(args.dst).resolve() == Path(args.src).resolve():
+        raise UsageError(f'{args.dst} would be overwritten: name a new file.')
     official = pick_weights(load_checkpoint(args.src), args.ema, args.src)
     network = load_network(convert_official_state_dict(official), args.src)
     if args.deploy:
@@ -90,7 +93,8 @@ def main() -> None:
     weights = dict(network.state_dict())
     with replace_when_whole(args.dst) as temporary:
         torch.save(dict(meta=dict(mmvanilla_version=__version__), state_dict=weights), temporary)
-    print(f'Wrote {args.dst}, in {form_in(weights, "backbone.stem.conv.")} form.')
+    form = form_in(weights, 'backbone.stem.conv.').replace('deep', 'training')
+    print(f'Wrote {args.dst}, in {form} form.')
 
 
 if __name__ == '__main__':

@@ -33,6 +33,7 @@ auto_scale_lr = dict(base_batch_size=1024)
 custom_hooks = [
     dict(type='mmvanilla.DeepTrainingHook', decay_epochs=100),
     # Decay 0.99996, as the authors' commands have it (the paper prints 0.999996). The batch norms'
-    # statistics are averaged with the weights that they belong to.
+    # statistics are averaged with the weights that they belong to. A short run needs a larger
+    # momentum: this one averages over 25,000 iterations.
     dict(type='EMAHook', momentum=4e-5, update_buffers=True),
 ]
