@@ -106,6 +106,12 @@ def get_state_dict(checkpoint: Mapping[str, Any]) -> Dict[str, Tensor]:
     return {key.removeprefix('module.'): value for key, value in checkpoint.items()}
 
 
+def fill_state_dict(checkpoint: Dict[str, Any]) -> None:
+    """Gives bare weights and the authors' files the entry that mmengine's EMA hooks read."""
+    if 'state_dict' not in checkpoint:
+        checkpoint['state_dict'] = get_state_dict(checkpoint)
+
+
 def is_resumable(checkpoint: Mapping[str, Any]) -> bool:
     """Whether a checkpoint holds a run's state; deploy files and mmengine's best ones do not."""
     return {'meta', 'message_hub', 'optimizer'} <= checkpoint.keys()

@@ -3,6 +3,7 @@ import os
 import runpy
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault('CUDA_VISIBLE_DEVICES', '')  # the checks run alike with and without a GPU
@@ -54,17 +55,17 @@ def run_python(*args, cwd=ROOT, timeout=300, check=True, **env):
     return result.stdout if check else result
 
 
+def run_in_process(monkeypatch, tool, *args):
+    """Runs a tool as a program, in this process: starting another takes seconds."""
+    monkeypatch.setattr(sys, 'argv', [tool, *map(str, args)])
+    monkeypatch.chdir(ROOT)
+    monkeypatch.syspath_prepend(Path(tool).parent.resolve())
+    runpy.run_path(tool, run_name='__main__')
+
+
 @pytest.fixture
 def run_tool(monkeypatch):
-    """Runs a tool as a program, in this process: starting another takes seconds."""
-
-    def run(tool, *args):
-        monkeypatch.setattr(sys, 'argv', [tool, *map(str, args)])
-        monkeypatch.chdir(ROOT)
-        monkeypatch.syspath_prepend(Path(tool).parent.resolve())
-        runpy.run_path(tool, run_name='__main__')
-
-    return run
+    return partial(run_in_process, monkeypatch)
 
 
 @pytest.fixture(scope='session')

@@ -2,7 +2,6 @@
 
 import json
 import os
-import runpy
 import shutil
 import signal
 import subprocess
@@ -11,7 +10,7 @@ import time
 
 import pytest
 import torch
-from conftest import ROOT, run_python
+from conftest import ROOT, run_in_process, run_python
 from test_checkpoint import Payload
 
 CONFIG = 'configs/retinanet_vanillanet13.py'
@@ -63,10 +62,8 @@ def logged(work_dir, key):
 
 def fail(tool, *args, monkeypatch):
     """Runs a tool that must end at once with one sentence; returns it."""
-    monkeypatch.setattr(sys, 'argv', [f'tools/{tool}.py', *map(str, args)])
-    monkeypatch.chdir(ROOT)
     with pytest.raises(SystemExit) as error:
-        runpy.run_path(f'tools/{tool}.py', run_name='__main__')
+        run_in_process(monkeypatch, f'tools/{tool}.py', *args)
     message = error.value.code
     assert isinstance(message, str) and message.startswith('error: ') and '\n' not in message
     return message

@@ -9,7 +9,7 @@ from mmengine.dist import master_only
 from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import IterBasedTrainLoop, Runner
 
-from ..checkpoint import get_state_dict, replace_when_whole
+from ..checkpoint import fill_state_dict, replace_when_whole
 from ..errors import UsageError
 from ..models.pretrained import list_mismatches, pretrained_cfgs
 from ..models.reparameterize import (
@@ -79,8 +79,7 @@ class DeepTrainingHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         self.weights_loaded = not runner._resume
-        # Bare weights, and the authors' files: EMA hooks read this entry.
-        checkpoint.setdefault('state_dict', get_state_dict(checkpoint))
+        fill_state_dict(checkpoint)
         # Fine-tuning to other classes: mmpretrain's EMA hook would refuse the averaged copy, which
         # the state dict holds too.
         own = unwrap(runner.model).state_dict()

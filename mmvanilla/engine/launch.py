@@ -13,7 +13,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from mmengine.runner import checkpoint as runner_checkpoint
 
-from ..checkpoint import get_state_dict, load_checkpoint
+from ..checkpoint import fill_state_dict, load_checkpoint
 from ..errors import UsageError
 from ..models.pretrained import pretrained_cfgs
 from .config import nested_dicts
@@ -90,8 +90,7 @@ def build_runner(cfg: Config) -> Runner:
 
     def load(filename: str, map_location: Any = None, **kwargs: Any) -> dict:
         checkpoint = load_checkpoint(filename, map_location)
-        # Bare weights, and the authors' files: EMA hooks read this entry.
-        checkpoint.setdefault('state_dict', get_state_dict(checkpoint))
+        fill_state_dict(checkpoint)
         return checkpoint
 
     # onedl-mmengine falls back to unrestricted pickle, and mmengine downloads with it.
