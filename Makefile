@@ -1,16 +1,22 @@
-# make env | demo | demo-classification | test | test-slow | lint: each sets up .venv first if needed, see tools/setup_env.sh.
+# Each target sets up .venv first if needed, the onedl ones .venv-onedl: see tools/setup_env.sh.
 PY := .venv/bin/python
 DIGITS := data/digits/annotations/instances_val2017.json
 
 DIGITS_FOLDERS := data/digits_folders/val
 
-.PHONY: env demo demo-classification test test-slow lint clean
+.PHONY: env demo demo-masks demo-segmentation demo-classification test test-slow test-zoo test-onedl lint clean
 
 env:
 	@bash tools/setup_env.sh
 
 demo: env $(DIGITS)
 	@$(PY) tools/demo.py
+
+demo-masks: env $(DIGITS)
+	@$(PY) tools/demo.py masks
+
+demo-segmentation: env $(DIGITS)
+	@$(PY) tools/demo_segmentation.py
 
 $(DIGITS): tools/dataset_converters/digits_to_coco.py | env
 	@rm -rf data/digits
@@ -24,14 +30,21 @@ $(DIGITS_FOLDERS): $(wildcard tools/dataset_converters/digits_to_*.py) | env
 	@$(PY) tools/dataset_converters/digits_to_folders.py data/digits_folders
 
 test: env
-	@$(PY) -m pytest -m 'not slow'
+	@$(PY) -m pytest -m 'not slow and not zoo'
 
 test-slow: env
 	@$(PY) -m pytest -m slow
+
+test-zoo: env
+	@$(PY) -m pytest tests/test_detector_zoo.py
+
+test-onedl:
+	@bash tools/setup_env.sh onedl
+	@.venv-onedl/bin/python -m pytest -m 'not slow and not zoo'
 
 lint: env
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 
 clean:
-	rm -rf .venv build dist mmvanilla.egg-info data/digits data/digits_folders work_dirs/demo work_dirs/demo_classification
+	rm -rf .venv .venv-onedl build dist mmvanilla.egg-info data/digits data/digits_folders work_dirs/demo*

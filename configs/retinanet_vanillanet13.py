@@ -4,6 +4,7 @@ _base_ = [
     'mmdet::_base_/datasets/coco_detection.py',
     'mmdet::_base_/schedules/schedule_1x.py',
     'mmdet::_base_/default_runtime.py',
+    './_base_/coco_recipe.py',
 ]
 
 # The authors' distilled ImageNet weights with series number 4, from
@@ -27,12 +28,7 @@ model = dict(
 train_pipeline = [
     dict(type='LoadImageFromFile', backend_args=None),
     dict(type='LoadAnnotations', with_bbox=True),
-    dict(
-        type='RandomChoiceResize',
-        scales=[(1333, shorter_side) for shorter_side in range(480, 1025, 32)],
-        keep_ratio=True,
-    ),
-    dict(type='RandomFlip', prob=0.5),
+    *_base_.resize_and_flip,
     dict(type='PackDetInputs'),
 ]
 train_dataloader = dict(batch_size=4, num_workers=4, dataset=dict(pipeline=train_pipeline))
@@ -40,13 +36,10 @@ train_dataloader = dict(batch_size=4, num_workers=4, dataset=dict(pipeline=train
 optim_wrapper = dict(
     constructor='mmvanilla.LayerDecayOptimWrapperConstructor',
     paramwise_cfg=dict(decay_rate=0.6, blocks_per_layer=2),
-    optimizer=dict(_delete_=True, type='AdamW', lr=8e-5, betas=(0.9, 0.999), weight_decay=0.05),
+    optimizer=dict(_base_.adamw, lr=8e-5),
 )
-param_scheduler = [
-    dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=500),
-    dict(type='MultiStepLR', by_epoch=True, begin=0, end=12, milestones=[10, 11], gamma=0.1),
-]
-auto_scale_lr = dict(base_batch_size=32)  # 8 GPUs with 4 images each
+param_scheduler = [_base_.warmup, dict(_base_.steps, milestones=[10, 11])]
+auto_scale_lr = _base_.auto_scale
 
 # Pre-trained weights are past the paper's λ schedule: λ stays 1, and the end of the run is fused.
 custom_hooks = [dict(type='mmvanilla.DeepTrainingHook', decay_epochs=0)]

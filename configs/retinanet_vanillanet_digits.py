@@ -1,12 +1,9 @@
-# RetinaNet with a narrow VanillaNet on handwritten digits, which
-# tools/dataset_converters/digits_to_coco.py makes: from scratch, in minutes on a laptop's CPU, with
-# the paper's λ schedule inside the run.
-_base_ = './retinanet_vanillanet13.py'
+# RetinaNet with a narrow VanillaNet on handwritten digits: from scratch, in minutes on a laptop's
+# CPU, with the paper's λ schedule inside the run.
+_base_ = ['./retinanet_vanillanet13.py', './_base_/digits_recipe.py']
 
 model = dict(
-    backbone=dict(
-        arch='6', widen_factor=0.09375, act_num=3, norm_cfg=dict(type='BN'), init_cfg=None
-    ),
+    backbone=_base_.digits_backbone,
     neck=dict(in_channels=[96, 192, 384], out_channels=64, num_outs=3, norm_cfg=dict(type='BN')),
     bbox_head=dict(
         num_classes=10,
@@ -20,10 +17,6 @@ model = dict(
     ),
 )
 
-data_root = 'data/digits/'
-metainfo = dict(
-    classes=('zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine')
-)
 train_pipeline = [
     dict(type='LoadImageFromFile', backend_args=None),
     dict(type='LoadAnnotations', with_bbox=True),
@@ -31,50 +24,29 @@ train_pipeline = [
 ]
 test_pipeline = [
     dict(type='LoadImageFromFile', backend_args=None),
-    dict(type='Resize', scale=(256, 256), keep_ratio=True),
+    _base_.digits_resize,
     dict(type='LoadAnnotations', with_bbox=True),
-    dict(
-        type='PackDetInputs',
-        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
-    ),
+    dict(type='PackDetInputs', meta_keys=_base_.digits_meta_keys),
 ]
 train_dataloader = dict(
     batch_size=8,
     num_workers=1,
     dataset=dict(
-        data_root=data_root,
-        metainfo=metainfo,
+        _base_.digits,
         filter_cfg=dict(_delete_=True, filter_empty_gt=True),
         pipeline=train_pipeline,
     ),
 )
 val_dataloader = dict(
-    batch_size=10,
-    num_workers=1,
-    dataset=dict(data_root=data_root, metainfo=metainfo, pipeline=test_pipeline),
+    batch_size=10, num_workers=1, dataset=dict(_base_.digits, pipeline=test_pipeline)
 )
 test_dataloader = val_dataloader
-val_evaluator = dict(ann_file=data_root + 'annotations/instances_val2017.json')
+val_evaluator = _base_.digits_evaluator
 test_evaluator = val_evaluator
 
 max_epochs = 7
 train_cfg = dict(max_epochs=max_epochs)
-optim_wrapper = dict(
-    paramwise_cfg=dict(_delete_=True),
-    optimizer=dict(lr=2e-3),
-    clip_grad=dict(max_norm=10),
-)
-param_scheduler = [
-    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
-    dict(
-        type='CosineAnnealingLR',
-        eta_min=1e-5,
-        begin=0,
-        end=max_epochs,
-        by_epoch=True,
-        convert_to_iter_based=True,
-    ),
-]
-randomness = dict(seed=0)
-default_hooks = dict(logger=dict(interval=25), checkpoint=dict(max_keep_ckpts=2))
+optim_wrapper = _base_.digits_optim_wrapper
+param_scheduler = [_base_.digits_warmup, dict(_base_.digits_cosine, end=max_epochs)]
+default_hooks = _base_.digits_hooks
 custom_hooks = [dict(type='mmvanilla.DeepTrainingHook', decay_epochs=3)]

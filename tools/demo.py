@@ -1,5 +1,6 @@
-"""The demo: trains a small detector on handwritten digits, fuses it, and shows what came out."""
+"""The demos: train a small detector on handwritten digits, fuse it, and show what came out."""
 
+import argparse
 import shutil
 import time
 from pathlib import Path
@@ -19,9 +20,11 @@ from torchvision.ops import nms
 
 from mmvanilla.checkpoint import latest_whole_checkpoint, load_checkpoint
 
-CONFIG = 'configs/retinanet_vanillanet_digits.py'
-WORK_DIR = Path('work_dirs/demo')
-AP = 'coco/bbox_mAP'
+DEMOS = {
+    'boxes': ('configs/retinanet_vanillanet_digits.py', 'work_dirs/demo'),
+    'masks': ('configs/mask_rcnn_vanillanet_digits.py', 'work_dirs/demo_masks'),
+}
+METRICS = {'box AP': 'coco/bbox_mAP', 'mask AP': 'coco/segm_mAP'}
 NUM_PICTURES = 8
 SCORE = 0.3
 
@@ -67,27 +70,33 @@ def draw_predictions(model: torch.nn.Module, dataset: torch.utils.data.Dataset, 
 
 
 def main() -> None:
-    shutil.rmtree(WORK_DIR, ignore_errors=True)
-    seconds = run_tool('train', CONFIG, '--work-dir', str(WORK_DIR))
-    trained = latest_whole_checkpoint(WORK_DIR)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('demo', nargs='?', choices=DEMOS, default='boxes')
+    config, work_dir = DEMOS[parser.parse_args().demo]
+    work_dir = Path(work_dir)
+    shutil.rmtree(work_dir, ignore_errors=True)
+    seconds = run_tool('train', config, '--work-dir', str(work_dir))
+    trained = latest_whole_checkpoint(work_dir)
     fused = trained.with_name(f'{trained.stem}_deploy.pth')
-    ap = evaluate(CONFIG, trained, WORK_DIR / 'test')[AP]
-    ap_fused = evaluate(CONFIG, fused, WORK_DIR / 'test_deploy', '--deploy')[AP]
+    found = evaluate(config, trained, work_dir / 'test')
+    found_fused = evaluate(config, fused, work_dir / 'test_deploy', '--deploy')
+    metrics = {name: key for name, key in METRICS.items() if key in found}
 
     init_default_scope('mmdet')
     models = [load_detector(trained), load_detector(fused)]
-    dataset = DATASETS.build(Config.fromfile(CONFIG).val_dataloader.dataset)
+    dataset = DATASETS.build(Config.fromfile(config).val_dataloader.dataset)
     before, after = time_interleaved(models, pseudo_collate([dataset[0]]))
-    draw_predictions(models[1], dataset, WORK_DIR / 'predictions.png')
-    title = 'box AP on validation images'
-    draw_curves(read_log(WORK_DIR), AP, title, WORK_DIR / 'curves.png')
+    draw_predictions(models[1], dataset, work_dir / 'predictions.png')
+    title, key = list(metrics.items())[-1]
+    draw_curves(read_log(work_dir), key, f'{title} on validation images', work_dir / 'curves.png')
+    print(f'\ntraining     {seconds / 60:.1f} minutes, {trained}')
+    for name, key in metrics.items():
+        print(f'{name:12} {found[key]:.3f} in training form, {found_fused[key]:.3f} fused')
     print(
-        f'\ntraining     {seconds / 60:.1f} minutes, {trained}\n'
-        f'box AP       {ap:.3f} in training form, {ap_fused:.3f} fused\n'
         f'one image    {before:.1f} ms in training form, {after:.1f} ms fused '
         f'({before / after:.2f} times faster)\n'
-        f'pictures     {WORK_DIR}/predictions.png (truth left, predictions right), '
-        f'{WORK_DIR}/curves.png'
+        f'pictures     {work_dir}/predictions.png (truth left, predictions right), '
+        f'{work_dir}/curves.png'
     )
 
 

@@ -1,15 +1,30 @@
 #!/usr/bin/env bash
-# Makes .venv with the pinned, tested stack. Run again after an interruption: it goes on.
+# Makes .venv with the pinned, tested stack; with the argument onedl, .venv-onedl with that of the
+# maintained fork. Run again after an interruption: it goes on.
 # PYTHON=... chooses the interpreter (3.11 or 3.12).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-VENV=.venv
-MMCV=2.1.0
+case ${1:-openmmlab} in
+openmmlab)
+    VENV=.venv
+    MMCV=mmcv==2.1.0
+    REQUIREMENTS=requirements
+    ;;
+onedl)
+    VENV=.venv-onedl
+    MMCV=onedl-mmcv==2.3.6
+    REQUIREMENTS=requirements/onedl
+    ;;
+*)
+    echo "error: no environment is called $1: give none, or onedl." >&2
+    exit 1
+    ;;
+esac
 CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/mmvanilla/wheels
 LOG=$VENV/setup.log
 STAMP=$VENV/ready
-WANTED=$(cat requirements/*.txt setup.py tools/setup_env.sh | sha256sum)
+WANTED=$(cat requirements/{build,tests}.txt $REQUIREMENTS/{runtime,constraints}.txt setup.py tools/setup_env.sh | sha256sum)
 
 fail() {
     echo "error: $*" >&2
@@ -56,7 +71,9 @@ build_mmcv() { # leaves the wheel's path in $wheel
     platform=$($VENV/bin/python -c 'import sys, sysconfig, torch; print(
         f"torch{torch.__version__}-cp{sys.version_info[0]}{sys.version_info[1]}-{sysconfig.get_platform()}")')
     local folder=$CACHE/$platform-$cuda
-    wheel=$(compgen -G "$folder/mmcv-$MMCV-*.whl" || true)
+    local name=${MMCV/==/-}
+    name=${name/onedl-/onedl_}
+    wheel=$(compgen -G "$folder/$name-*.whl" || true)
     [[ -n $wheel ]] && return
     command -v "${CXX:-c++}" >/dev/null || command -v g++ >/dev/null ||
         fail "no C++ compiler found, mmcv's ops need one: install g++ (apt-get install g++)."
@@ -70,11 +87,11 @@ build_mmcv() { # leaves the wheel's path in $wheel
     trap "rm -rf '$building'" EXIT
     # -g0 -O1: minutes instead of half an hour, a wheel of 1 MB; the convolutions are torch's own.
     [[ $cuda == cpu ]] && export CUDA_VISIBLE_DEVICES=
-    run "building mmcv $MMCV with its ops, once (4 to 10 minutes on 2 cores)" \
+    run "building $MMCV with its ops, once (4 to 10 minutes on 2 cores)" \
         env MMCV_WITH_OPS=1 CFLAGS="-g0 -O1" $VENV/bin/python -m pip wheel --no-build-isolation --no-deps \
-        --no-cache-dir -w "$building" "mmcv==$MMCV"
-    mv "$building"/mmcv-*.whl "$folder"
-    wheel=$(compgen -G "$folder/mmcv-$MMCV-*.whl")
+        --no-cache-dir -w "$building" "$MMCV"
+    mv "$building"/*.whl "$folder"
+    wheel=$(compgen -G "$folder/$name-*.whl")
 }
 
 [[ -f $STAMP && $(cat $STAMP) == "$WANTED" ]] && $VENV/bin/python -c '' 2>/dev/null && exit 0
@@ -88,14 +105,15 @@ $VENV/bin/python -c 'import sys; sys.exit(sys.version_info[:2] not in [(3, 11), 
     fail "$VENV holds another Python than 3.11 or 3.12: remove it and run this again."
 : >"$LOG"
 pip() { $VENV/bin/python -m pip --disable-pip-version-check "$@"; }
-run "installing torch and build tools" pip install -c requirements/constraints.txt -r requirements/build.txt
+# The fork comes as sources, which the build tools installed first build.
+install() { pip install -c $REQUIREMENTS/constraints.txt --no-build-isolation "$@"; }
+run "installing torch and build tools" install -r requirements/build.txt
 build_mmcv
 run "installing mmcv" pip install --no-deps "$wheel"
-run "installing OpenMMLab packages and test tools" pip install -c requirements/constraints.txt -r requirements/runtime.txt -r requirements/tests.txt
+run "installing OpenMMLab packages and test tools" install -r $REQUIREMENTS/runtime.txt -r requirements/tests.txt
 # opencv-python wants libGL, which servers lack; nothing here opens a window.
 run "replacing opencv-python" pip uninstall -y opencv-python
-run "with opencv-python-headless" pip install -c requirements/constraints.txt --no-deps --force-reinstall \
-    opencv-python-headless
+run "with opencv-python-headless" install --no-deps --force-reinstall opencv-python-headless
 run "installing mmvanilla" pip install --no-build-isolation --no-deps -e .
 echo "$WANTED" >$STAMP
 echo "The environment is ready in $VENV."

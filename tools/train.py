@@ -58,9 +58,10 @@ def merge_train_options(cfg: Config, args: argparse.Namespace) -> None:
 def holds_backbone(checkpoint: dict, cfg: Config) -> bool:
     """Whether loading the checkpoint gives the model's backbone its weights."""
     weights = get_state_dict(checkpoint)
-    if is_official_state_dict(weights):
-        return str(cfg.model.type).split('.')[-1] == 'ImageClassifier'
-    return any(key.startswith('backbone.') for key in weights)
+    is_classifier = str(cfg.model.type).split('.')[-1] == 'ImageClassifier'
+    return any(key.startswith('backbone.') for key in weights) or (
+        is_official_state_dict(weights) and is_classifier
+    )
 
 
 def main() -> None:

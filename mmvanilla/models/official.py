@@ -35,26 +35,37 @@ _RENAMES = {
 }
 
 
+_STEM = ('stem1.0.', 'stem.0.')
+_STEM_IN_DETECTOR = tuple(f'backbone.{name}' for name in _STEM)
+
+
 def is_official_state_dict(state_dict: Mapping[str, Tensor]) -> bool:
-    """Whether the keys are those of the authors' code, in training or deploy form."""
-    return any(key.startswith(('stem1.0.', 'stem.0.')) for key in state_dict)
+    """Whether the keys are those of the authors' classifiers or detectors, in either form."""
+    return any(key.startswith(_STEM + _STEM_IN_DETECTOR) for key in state_dict)
 
 
 def convert_official_state_dict(state_dict: Mapping[str, Tensor]) -> Dict[str, Tensor]:
     """Renames the keys of an authors' state dict, in training or deploy form.
 
     Args:
-        state_dict: The state dict itself: ``model_ema`` or ``model`` of a released file.
+        state_dict: The state dict itself: ``model_ema`` or ``model`` of a released classifier,
+            ``state_dict`` of a released detector.
 
     Returns:
         The same tensors under the keys of an mmpretrain ``ImageClassifier`` with our backbone and
-        head (``backbone.*``, ``head.*``), with λ = 1.
+        head (``backbone.*``, ``head.*``), with λ = 1. Of a detector the backbone's keys are
+        renamed; necks and heads have the same names in mmdet 2.x and 3.x.
 
     Raises:
         UsageError: if a key is not one of the authors'.
     """
     converted = {}
-    for key, value in state_dict.items():
+    is_detector = any(key.startswith(_STEM_IN_DETECTOR) for key in state_dict)
+    for full_key, value in state_dict.items():
+        key = full_key.removeprefix('backbone.')
+        if is_detector and key == full_key:  # neck or head
+            converted[key] = value
+            continue
         for pattern, replacement in _RENAMES.items():
             new_key, matched = re.subn('^' + pattern, replacement, key)
             if matched:

@@ -1,11 +1,12 @@
 """λ, merging and fusing over whole networks: detectors, classifiers, any ``nn.Module``."""
 
 import copy
-from typing import Iterator
+from typing import Any, Callable, Iterator, Optional
 
 import torch
 from mmengine.model import BaseAveragedModel, is_model_wrapper
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from .deep_conv import DeepConv
 from .series_activation import SeriesActivation
@@ -114,4 +115,21 @@ def _checked_network(model: nn.Module, inplace: bool) -> nn.Module:
     model = unwrap(model)
     for conv in deep_convs(model):
         conv.check_mergeable()
-    return model if inplace else copy.deepcopy(model)
+    if inplace:
+        return model
+    with _DetachingCopies():
+        return copy.deepcopy(model)
+
+
+class _DetachingCopies(TorchFunctionMode):
+    """Within it, deepcopy takes what torch refuses to copy: results that hang on a graph.
+
+    Some heads of mmdet remember those of their last forward pass.
+    """
+
+    def __torch_function__(
+        self, func: Callable, types: Any, args: tuple = (), kwargs: Optional[dict] = None
+    ) -> Any:
+        if func is Tensor.__deepcopy__ and not args[0].is_leaf:
+            args = (args[0].detach(), *args[1:])
+        return func(*args, **kwargs or {})

@@ -237,8 +237,9 @@ class VanillaNet(BaseModule):
             One (N, out_channels[i], H / out_strides[i], W / out_strides[i]) per out index, sizes
             rounded down at every stride.
         """
-        if x.device.type == 'cpu':
-            # A training step of a detector is 1.3 times faster: torch's depthwise convolutions.
+        # A training step of a detector is 1.3 times faster so: torch's depthwise convolutions.
+        inside_channels_last = x.device.type == 'cpu' and x.is_contiguous()
+        if inside_channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
         outs = {}
         last = self._last_layer(self.out_indices[-1])
@@ -253,7 +254,10 @@ class VanillaNet(BaseModule):
             else:
                 x = layer(x)
             outs[self.stage_of_layer[i]] = x
-        return tuple(outs[stage] for stage in self.out_indices)
+        features = (outs[stage] for stage in self.out_indices)
+        if inside_channels_last:  # heads may view() their maps, which takes the usual layout
+            features = (x.contiguous() for x in features)
+        return tuple(features)
 
     def init_weights(self) -> None:
         """Initializes by ``init_cfg``; pre-trained weights are loaded strictly.
@@ -294,6 +298,18 @@ class VanillaNet(BaseModule):
                 'a shallower one.'
             )
         return {name: own[place] for place, name in its.items()}
+
+    def _load_from_state_dict(
+        self, state_dict: Dict[str, Tensor], prefix: str, *args: Any
+    ) -> None:
+        """Takes the authors' names too, whoever loads: their detectors' files are as they were."""
+        given = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
+        if is_official_state_dict(given):
+            for name in given:
+                del state_dict[prefix + name]
+            for name, value in convert_official_state_dict(given).items():
+                state_dict[prefix + name.removeprefix('backbone.')] = value
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _checkpoint_filter(self, state_dict: dict, prefix: str, *args: Any) -> None:
         """Called by mmpretrain's ImageClassifier before it loads a state dict, in place.

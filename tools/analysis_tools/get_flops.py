@@ -14,7 +14,7 @@ from mmengine.logging import MMLogger
 from mmengine.registry import MODELS, init_default_scope
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmvanilla import switch_to_deploy
+from mmvanilla import SeriesActivation, switch_to_deploy
 from mmvanilla.engine import launch
 from mmvanilla.model_index import find_root
 from mmvanilla.models.reparameterize import deep_convs
@@ -44,7 +44,8 @@ def parse_args() -> argparse.Namespace:
 def count(cfg: Config, shape: Tuple[int, int], deploy: bool) -> Dict[str, int]:
     """Parameters, multiply-accumulates of one image, and deep convolutions of a config's model.
 
-    The multiply-accumulates are those of convolutions and matrix products, as is usual.
+    The multiply-accumulates are those of convolutions and matrix products, as is usual; those in
+    the series activations are given apart too.
 
     Args:
         cfg: A config of any OpenMMLab package.
@@ -67,9 +68,16 @@ def count(cfg: Config, shape: Tuple[int, int], deploy: bool) -> Dict[str, int]:
         inputs['data_samples'] = [DetDataSample(metainfo=meta | dict(scale_factor=(1.0, 1.0)))]
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         model(**inputs)
+    counts = {name: sum(c.values()) // 2 for name, c in counter.get_flop_counts().items()}
+    root = type(model).__name__
     return dict(
         parameters=sum(p.numel() for p in model.parameters()),
-        macs=counter.get_total_flops() // 2,
+        macs=counts['Global'],
+        series_macs=sum(
+            counts[f'{root}.{name}']
+            for name, module in model.named_modules()
+            if isinstance(module, SeriesActivation)
+        ),
         depth=sum(1 for _ in deep_convs(model)),
     )
 

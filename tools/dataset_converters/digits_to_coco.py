@@ -1,4 +1,4 @@
-"""Writes handwritten digits on photographs as a COCO data set.
+"""Writes handwritten digits on photographs as a COCO data set, with maps for segmentation.
 
 The digits are scikit-learn's 1797 scans of handwriting, the photographs its two sample images.
 Masks are the digits' outlines, boxes fit them, train and validation digits are disjoint, and the
@@ -69,13 +69,14 @@ def vivid_colour(background: np.ndarray, rng: np.random.Generator) -> np.ndarray
 
 def compose_image(
     photos: List[np.ndarray], scans: np.ndarray, labels: np.ndarray, rng: np.random.Generator
-) -> Tuple[np.ndarray, List[Dict]]:
-    """One image (H, W, 3) and its annotations, without ids."""
+) -> Tuple[np.ndarray, List[Dict], np.ndarray]:
+    """One image (H, W, 3), its annotations without ids, and its map (H, W): 0, or a digit + 1."""
     photo = photos[rng.integers(len(photos))]
     y, x = (rng.integers(0, side - IMAGE_SIZE + 1) for side in photo.shape[:2])
     image = photo[y : y + IMAGE_SIZE, x : x + IMAGE_SIZE].astype(np.float32)
     if rng.random() < 0.5:
         image = image[:, ::-1].copy()
+    semantic = np.zeros((IMAGE_SIZE, IMAGE_SIZE), np.uint8)
     annotations: List[Dict] = []
     count = rng.integers(1, MAX_DIGITS + 1, 2).max()  # more often many than few
     while len(annotations) < count:
@@ -99,6 +100,7 @@ def compose_image(
         region = image[top : top + side, left : left + side]
         colour = vivid_colour(region, rng)
         region[:] = region + opacity[..., None] * (colour - region)
+        semantic[top : top + side, left : left + side][mask > 0] = labels[index] + 1
         annotations.append(
             dict(
                 bbox=box,
@@ -108,7 +110,7 @@ def compose_image(
                 iscrowd=0,
             )
         )
-    return image.round().astype(np.uint8), annotations
+    return image.round().astype(np.uint8), annotations, semantic
 
 
 def write_split(
@@ -119,15 +121,18 @@ def write_split(
     labels: np.ndarray,
     rng: np.random.Generator,
 ) -> None:
-    """Writes ``count`` images and their annotation file."""
+    """Writes ``count`` images, their annotation file and their maps."""
     photos = load_sample_images().images
     (out / split).mkdir(parents=True)
+    (out / 'stuffthingmaps' / split).mkdir(parents=True)
     images, annotations = [], []
     for image_id in tqdm(range(1, count + 1), desc=split, unit='image'):
-        image, found = compose_image(photos, scans, labels, rng)
+        image, found, semantic = compose_image(photos, scans, labels, rng)
         name = f'{image_id:012d}.jpg'
         # OpenCV writes BGR; the photographs are RGB.
         cv2.imwrite(str(out / split / name), image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
+        path = out / 'stuffthingmaps' / split / name
+        cv2.imwrite(str(path.with_suffix('.png')), semantic)
         images.append(dict(id=image_id, file_name=name, width=IMAGE_SIZE, height=IMAGE_SIZE))
         for annotation in found:
             annotations.append(dict(id=len(annotations) + 1, image_id=image_id, **annotation))

@@ -1,0 +1,25 @@
+# What the detection configs on handwritten digits share: the data, which
+# tools/dataset_converters/digits_to_coco.py makes, and a schedule of minutes on a laptop's CPU.
+# Under names of its own, as coco_recipe.py.
+digits_root = 'data/digits/'
+digits_classes = (
+    *('zero', 'one', 'two', 'three', 'four'),
+    *('five', 'six', 'seven', 'eight', 'nine'),
+)
+digits = dict(data_root=digits_root, metainfo=dict(classes=digits_classes))
+digits_resize = dict(type='Resize', scale=(256, 256), keep_ratio=True)
+digits_meta_keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
+digits_evaluator = dict(ann_file=digits_root + 'annotations/instances_val2017.json')
+
+digits_backbone = dict(
+    arch='6', widen_factor=0.09375, act_num=3, norm_cfg=dict(type='BN'), init_cfg=None
+)
+digits_optim_wrapper = dict(
+    paramwise_cfg=dict(_delete_=True), optimizer=dict(lr=2e-3), clip_grad=dict(max_norm=10)
+)
+digits_warmup = dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50)
+digits_cosine = dict(
+    type='CosineAnnealingLR', eta_min=1e-5, begin=0, by_epoch=True, convert_to_iter_based=True
+)
+digits_hooks = dict(logger=dict(interval=25), checkpoint=dict(max_keep_ckpts=2))
+randomness = dict(seed=0)
