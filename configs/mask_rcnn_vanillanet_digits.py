@@ -5,7 +5,9 @@ _base_ = ['./mask_rcnn_vanillanet13.py', './_base_/digits_recipe.py']
 strides = [4, 8, 16, 32]
 model = dict(
     backbone=_base_.digits_backbone,
-    neck=dict(in_channels=[48, 96, 192, 384], out_channels=48, num_outs=4, norm_cfg=dict(type='BN')),
+    neck=dict(
+        in_channels=[48, 96, 192, 384], out_channels=48, num_outs=4, norm_cfg=dict(type='BN')
+    ),
     rpn_head=dict(
         in_channels=48,
         feat_channels=48,

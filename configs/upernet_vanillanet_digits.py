@@ -1,33 +1,31 @@
-# UPerNet with a narrow VanillaNet on the maps of the handwritten digits: from scratch, in minutes on
-# a laptop's CPU, with the paper's λ schedule inside the run.
+# UPerNet with a narrow VanillaNet on handwritten digits, told from the background: from scratch, in
+# minutes on a laptop's CPU, with the paper's λ schedule inside the run.
 _base_ = './upernet_vanillanet13.py'
 
 crop_size = (256, 256)
+# 95 of 100 pixels are background: unweighted, they drown the digits at the start.
+loss = dict(class_weight=[0.1, 1.0])
 model = dict(
     data_preprocessor=dict(size=crop_size),
     backbone=dict(
         arch='6', widen_factor=0.09375, act_num=3, norm_cfg=dict(type='BN'), init_cfg=None
     ),
     decode_head=dict(
-        in_channels=[48, 96, 192, 384], channels=64, num_classes=11, norm_cfg=dict(type='BN')
+        in_channels=[48, 96, 192, 384],
+        channels=32,
+        num_classes=2,
+        norm_cfg=dict(type='BN'),
+        loss_decode=loss,
     ),
-    auxiliary_head=dict(in_channels=192, channels=32, num_classes=11, norm_cfg=dict(type='BN')),
+    auxiliary_head=dict(
+        in_channels=192, channels=32, num_classes=2, norm_cfg=dict(type='BN'), loss_decode=loss
+    ),
 )
 
 digits = dict(
     type='BaseSegDataset',
     data_root='data/digits',
-    metainfo=dict(
-        classes=(
-            *('background', 'zero', 'one', 'two', 'three', 'four'),
-            *('five', 'six', 'seven', 'eight', 'nine'),
-        ),
-        palette=[
-            *([0, 0, 0], [230, 25, 75], [60, 180, 75], [255, 225, 25], [0, 130, 200]),
-            *([245, 130, 48], [145, 30, 180], [70, 240, 240], [240, 50, 230], [210, 245, 60]),
-            [250, 190, 212],
-        ],
-    ),
+    metainfo=dict(classes=('background', 'digit'), palette=[[0, 0, 0], [255, 225, 25]]),
 )
 train_pipeline = [
     dict(type='LoadImageFromFile'),
@@ -35,7 +33,7 @@ train_pipeline = [
     dict(type='PackSegInputs'),
 ]
 train_dataloader = dict(
-    batch_size=8,
+    batch_size=4,
     num_workers=1,
     dataset=dict(
         _delete_=True,
@@ -55,17 +53,15 @@ val_dataloader = dict(
 )
 test_dataloader = val_dataloader
 
-max_iters = 450  # 6 epochs
+max_iters = 450  # 3 epochs
 train_cfg = dict(max_iters=max_iters, val_interval=150)
 optim_wrapper = dict(
-    paramwise_cfg=dict(_delete_=True), optimizer=dict(lr=2e-3), clip_grad=dict(max_norm=10)
+    paramwise_cfg=dict(_delete_=True), optimizer=dict(lr=3e-3), clip_grad=dict(max_norm=10)
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
     dict(type='CosineAnnealingLR', eta_min=1e-5, by_epoch=False, begin=0, end=max_iters),
 ]
 randomness = dict(seed=0)
-default_hooks = dict(
-    logger=dict(interval=25), checkpoint=dict(interval=150, max_keep_ckpts=2)
-)
-custom_hooks = [dict(type='mmvanilla.DeepTrainingHook', by_epoch=False, decay_iters=200)]
+default_hooks = dict(logger=dict(interval=25), checkpoint=dict(interval=150, max_keep_ckpts=2))
+custom_hooks = [dict(type='mmvanilla.DeepTrainingHook', by_epoch=False, decay_iters=150)]

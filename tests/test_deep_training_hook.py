@@ -295,31 +295,6 @@ def test_config_of_the_fused_file_builds_it(tmp_path):
     assert 'deploy' not in cfg.model.backbone and 'deploy' not in deploy_config(cfg).model
 
 
-def test_two_processes(tmp_path):
-    """λ is the schedule's on both ranks, and one of them writes the fused file."""
-    (tmp_path / 'ranks.py').write_text(f"""
-import sys; sys.path.insert(0, r'{ROOT}/tests')
-import torch
-from test_deep_training_hook import Record, make_runner
-torch.distributed.init_process_group('gloo')  # mmengine's own way asks for a GPU
-record = Record()
-wrapper = dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False)
-runner = make_runner(
-    r'{tmp_path}/run', epochs=3, hooks=[record], launcher='pytorch',
-    cfg=dict(model_wrapper_cfg=wrapper))
-runner.train()
-open(rf'{tmp_path}/rank{{runner.rank}}.txt', 'w').write(f'{{runner.world_size}} {{record.train}}')
-""")
-    run_python(
-        *('-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2'),
-        tmp_path / 'ranks.py',
-        OMP_NUM_THREADS='1',
-    )
-    for rank in range(2):
-        assert (tmp_path / f'rank{rank}.txt').read_text() == '2 [{0.0}, {0.5}, {1.0}]'
-    assert (tmp_path / 'run/epoch_3_deploy.pth').exists()
-
-
 def test_lambda_in_a_new_process(tmp_path):
     """λ = 0.4, saved by a run and by torch.save: the same outputs elsewhere."""
     runner = make_runner(tmp_path / 'run', epochs=3, hook=dict(decay_epochs=5))

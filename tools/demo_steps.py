@@ -37,16 +37,17 @@ def read_log(work_dir: Path) -> List[Dict]:
 
 
 def draw_curves(log: List[Dict], metric: str, title: str, path: Path) -> None:
-    """Draws loss, metric and λ over the epochs of a run."""
+    """Draws loss, metric and λ over the epochs of a run, or its iterations if it has no epochs."""
     train = [line for line in log if 'loss' in line]
     val = [line for line in log if metric in line]
-    per_epoch = max(line['iter'] for line in train) / max(line['epoch'] for line in train)
-    epochs = [line['iter'] / per_epoch for line in train]
+    last = train[-1]
+    unit, per_unit = ('epoch', last['iter'] / last['epoch']) if 'epoch' in last else ('iteration', 1)
+    steps = [line['iter'] / per_unit for line in train]
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.2), layout='constrained')
-    axes[0].plot(epochs, [line['loss'] for line in train])
+    axes[0].plot(steps, [line['loss'] for line in train])
     axes[1].plot([line['step'] for line in val], [line[metric] for line in val], 'o-')
-    axes[2].step(epochs, [line['lambda'] for line in train])
+    axes[2].step(steps, [line['lambda'] for line in train])
     for axis, name in zip(axes, ('training loss', title, 'λ')):
-        axis.set(title=name, xlabel='epoch', ylim=(0, None))
+        axis.set(title=name, xlabel=unit, ylim=(0, None))
         axis.grid(alpha=0.3)
     figure.savefig(path, dpi=110)

@@ -39,9 +39,7 @@ def evaluate(
     return runner.test()
 
 
-def load_weights(
-    model: nn.Module, weights: Dict[str, Tensor], path: str, deploy: bool
-) -> None:
+def load_weights(model: nn.Module, weights: Dict[str, Tensor], path: str, deploy: bool) -> None:
     """Loads weights in either form into ``model``, and fuses it if ``deploy`` asks for it.
 
     Raises:

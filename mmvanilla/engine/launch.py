@@ -9,6 +9,7 @@ from typing import Any, Iterator, Union
 
 import torch
 from mmengine.config import Config, DictAction
+from mmengine.device import get_device
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from mmengine.runner import checkpoint as runner_checkpoint
@@ -97,6 +98,11 @@ def build_runner(cfg: Config) -> Runner:
     for prefix in ('', 'http://', 'https://'):
         runner_checkpoint.CheckpointLoader.register_scheme(prefix, load, force=True)
     runner_checkpoint.load_from_http = load  # by which its torchvision:// and open-mmlab:// load
+    if cfg.get('launcher') == 'pytorch' and get_device() == 'cpu':
+        # mmengine's own way of starting processes, and of wrapping the model, asks for GPUs.
+        torch.distributed.init_process_group('gloo')
+        cfg.setdefault('model_wrapper_cfg', dict(type='MMDistributedDataParallel'))
+        cfg.model_wrapper_cfg.setdefault('device_ids', None)
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
 

@@ -299,9 +299,7 @@ class VanillaNet(BaseModule):
             )
         return {name: own[place] for place, name in its.items()}
 
-    def _load_from_state_dict(
-        self, state_dict: Dict[str, Tensor], prefix: str, *args: Any
-    ) -> None:
+    def _load_from_state_dict(self, state_dict: Dict[str, Tensor], prefix: str, *args: Any) -> None:
         """Takes the authors' names too, whoever loads: their detectors' files are as they were."""
         given = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
         if is_official_state_dict(given):

@@ -70,7 +70,7 @@ def vivid_colour(background: np.ndarray, rng: np.random.Generator) -> np.ndarray
 def compose_image(
     photos: List[np.ndarray], scans: np.ndarray, labels: np.ndarray, rng: np.random.Generator
 ) -> Tuple[np.ndarray, List[Dict], np.ndarray]:
-    """One image (H, W, 3), its annotations without ids, and its map (H, W): 0, or a digit + 1."""
+    """One image (H, W, 3), its annotations without ids, and its map (H, W): 1 on digits."""
     photo = photos[rng.integers(len(photos))]
     y, x = (rng.integers(0, side - IMAGE_SIZE + 1) for side in photo.shape[:2])
     image = photo[y : y + IMAGE_SIZE, x : x + IMAGE_SIZE].astype(np.float32)
@@ -100,7 +100,7 @@ def compose_image(
         region = image[top : top + side, left : left + side]
         colour = vivid_colour(region, rng)
         region[:] = region + opacity[..., None] * (colour - region)
-        semantic[top : top + side, left : left + side][mask > 0] = labels[index] + 1
+        semantic[top : top + side, left : left + side][mask > 0] = 1
         annotations.append(
             dict(
                 bbox=box,

@@ -1,0 +1,127 @@
+"""Two gloo processes against one: λ, gradients, the loss curve, and going on with fewer."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, run_in_process
+
+from mmvanilla.checkpoint import load_checkpoint
+from mmvanilla.engine import launch
+
+CONFIG = """
+_base_ = '{root}/configs/upernet_vanillanet_digits.py'
+custom_imports = dict(imports=['recording'])
+model = dict(decode_head=dict(dropout_ratio=0), auxiliary_head=dict(dropout_ratio=0))
+train_dataloader = dict(
+    batch_size=4, num_workers=0, persistent_workers=False, dataset=dict(data_root='{digits}'))
+train_cfg = dict(max_iters=4, val_interval=100)
+val_dataloader = dict(dataset=dict(data_root='{digits}'))
+# Plain gradient descent: Adam would make steps of the rounding errors of small gradients.
+optim_wrapper = dict(optimizer=dict(_delete_=True, type='SGD', lr=0.01))
+param_scheduler = []
+default_hooks = dict(checkpoint=dict(interval=2))
+custom_hooks = [
+    dict(type='mmvanilla.DeepTrainingHook', by_epoch=False, decay_iters=2), dict(type='Record')]
+"""
+RECORDING = """
+import json
+from pathlib import Path
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from torch.nn.modules.batchnorm import _BatchNorm
+from mmvanilla.models.reparameterize import deep_convs
+
+@HOOKS.register_module()
+class Record(Hook):
+    # Keeps all norms frozen; they would see half a batch each.
+    def before_train(self, runner):
+        self.found = []
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        for module in runner.model.modules():
+            if isinstance(module, _BatchNorm):
+                module.eval()
+        self.lambdas = [conv.lambda_ for conv in deep_convs(runner.model)]
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        weights = [p.detach().double().sum().item() for p in runner.model.parameters()]
+        self.found.append(dict(
+            loss=outputs['loss'].item(), lambdas=sorted(set(self.lambdas)), weights=weights))
+
+    def after_train(self, runner):
+        path = Path(runner.work_dir, f'rank{runner.rank}of{runner.world_size}.json')
+        path.write_text(json.dumps(self.found))
+"""
+
+
+def read(work_dir: Path, world_size: int):
+    return [
+        json.loads((work_dir / f'rank{rank}of{world_size}.json').read_text())
+        for rank in range(world_size)
+    ]
+
+
+@pytest.fixture(scope='module')
+def project(digits, tmp_path_factory):
+    folder = tmp_path_factory.mktemp('project')
+    (folder / 'config.py').write_text(CONFIG.format(root=ROOT, digits=digits))
+    (folder / 'recording.py').write_text(RECORDING)
+    return folder
+
+
+def test_two_processes_train_as_one(project, monkeypatch):
+    monkeypatch.syspath_prepend(str(project))
+    config = project / 'config.py'
+    run_in_process(monkeypatch, 'tools/train.py', config, '--work-dir', project / 'one')
+    result = subprocess.run(
+        ['bash', 'tools/dist_train.sh', config, '2', '--work-dir', project / 'two']
+        + ['--cfg-options', 'train_dataloader.batch_size=2'],
+        cwd=ROOT,
+        env=os.environ
+        | dict(
+            PATH=f'{Path(sys.executable).parent}:{os.environ["PATH"]}',
+            PYTHONPATH=str(project),
+            OMP_NUM_THREADS='1',
+            PORT='29617',
+        ),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stdout[-4000:]
+
+    (one,) = read(project / 'one', 1)
+    two = read(project / 'two', 2)
+    for mine in (one, *two):
+        assert [step['lambdas'] for step in mine] == [[0], [0.5], [1], [1]]
+    assert [step['weights'] for step in two[0]] == [step['weights'] for step in two[1]]
+    assert two[0][0]['loss'] != two[1][0]['loss']  # each has its own images
+    losses = [step['loss'] for step in one]
+    means = [(a['loss'] + b['loss']) / 2 for a, b in zip(*two)]
+    assert means == pytest.approx(losses, rel=1e-4)
+    assert losses[-1] < 0.99 * losses[0]
+    assert (project / 'two/iter_4_deploy.pth').exists()  # one rank writes it
+
+    # One process goes on from where two were.
+    (project / 'two/iter_4.pth').unlink()
+    args = ('--work-dir', project / 'two', '--resume')
+    run_in_process(monkeypatch, 'tools/train.py', config, *args)
+    (rest,) = read(project / 'two', 1)
+    assert [step['loss'] for step in rest] == pytest.approx(losses[2:], rel=1e-4)
+    fused = [
+        load_checkpoint(project / f'{run}/iter_4_deploy.pth')['state_dict']
+        for run in ('one', 'two')
+    ]
+    torch.testing.assert_close(fused[1], fused[0], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize('launcher', ['none', 'pytorch', 'slurm', 'mpi'])
+def test_launchers_parse(launcher):
+    args = launch.make_parser('').parse_args(['config.py', '--launcher', launcher])
+    assert args.launcher == launcher
