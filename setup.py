@@ -59,5 +59,10 @@ if __name__ == '__main__':
         # torch and the OpenMMLab packages are the user's own: two families of them exist under the
         # same import names, and naming either here would overwrite the other.
         install_requires=['packaging'],
+        # What mmsegmentation imports and does not name; the fork names it.
+        extras_require={
+            'segmentation': ['mmsegmentation>=1.2,<2', 'ftfy', 'regex'],
+            'onedl-segmentation': ['onedl-mmsegmentation>=1.3,<2'],
+        },
         zip_safe=False,
     )

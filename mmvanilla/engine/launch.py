@@ -26,6 +26,8 @@ DATA_SOURCES = {
     'ImageNet': 'ImageNet-1k is at https://www.image-net.org/download.php; unpack train and val',
     'ADE20KDataset': 'ADE20K is at https://groups.csail.mit.edu/vision/datasets/ADE20K; unpack it',
 }
+# The extras of setup.py, by the package that a config asks for.
+EXTRAS = {'mmsegmentation': 'segmentation'}
 WEIGHTS = 'https://github.com/huawei-noah/VanillaNet/releases'
 
 
@@ -82,12 +84,14 @@ def read_config(path: Union[str, Path]) -> Config:
                 'setuptools lack: pip install "setuptools<81".'
             ) from None
         if error.name is None:  # mmengine's own, about the package of a base
-            raise UsageError(f'config {path} cannot be read: {error}') from None
+            extra = EXTRAS.get(str(error).split()[0])
+            mend = f'; or pip install "mmvanilla[{extra}]"' if extra else ''
+            raise UsageError(f'config {path} cannot be read: {error}{mend}.') from None
         raise
 
 
-def build_runner(cfg: Config) -> Runner:
-    """Builds the runner of a config; every checkpoint it loads is read without running its code."""
+def use_safe_loading() -> None:
+    """From here on, mmengine reads every checkpoint without running code from it."""
 
     def load(filename: str, map_location: Any = None, **kwargs: Any) -> dict:
         checkpoint = load_checkpoint(filename, map_location)
@@ -98,6 +102,11 @@ def build_runner(cfg: Config) -> Runner:
     for prefix in ('', 'http://', 'https://'):
         runner_checkpoint.CheckpointLoader.register_scheme(prefix, load, force=True)
     runner_checkpoint.load_from_http = load  # by which its torchvision:// and open-mmlab:// load
+
+
+def build_runner(cfg: Config) -> Runner:
+    """Builds the runner of a config; every checkpoint it loads is read without running its code."""
+    use_safe_loading()
     if cfg.get('launcher') == 'pytorch' and get_device() == 'cpu':
         # mmengine's own way of starting processes, and of wrapping the model, asks for GPUs.
         torch.distributed.init_process_group('gloo')
