@@ -1,5 +1,5 @@
-# UPerNet with VanillaNet-13 on ADE20K: MMSegmentation's usual schedule (160k iterations of 16 images
-# of 512x512), and the optimizer of our COCO configs. The authors published no segmentation recipe.
+# UPerNet with VanillaNet-13 on ADE20K: MMSegmentation's usual schedule (160k iterations of 16
+# images of 512x512), and the optimizer of our COCO configs. The authors published no recipe.
 _base_ = [
     'mmseg::_base_/models/upernet_r50.py',
     'mmseg::_base_/datasets/ade20k.py',

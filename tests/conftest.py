@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from narrow_detector import CONFIG, narrow_options
 from torch.nn.modules.batchnorm import _BatchNorm
 
 ROOT = Path(__file__).parents[1]
@@ -76,6 +77,17 @@ def digits(tmp_path_factory):
         'tools/dataset_converters/digits_to_coco.py', folder, '--num-train=16', '--num-val=4'
     )
     return folder
+
+
+@pytest.fixture(scope='session')
+def trained(digits, tmp_path_factory):
+    """A whole run of the main config: three epochs of four iterations, λ = 0, 0.5, 1."""
+    work_dir = tmp_path_factory.mktemp('run') / 'whole'
+    # --resume where there is nothing yet, as in a job that is restarted whenever it dies.
+    command = ['tools/train.py', CONFIG, '--work-dir', work_dir, '--resume']
+    output = run_python(*command, *narrow_options(digits))
+    assert f'No checkpoint to resume from in {work_dir}: starting' in output
+    return work_dir
 
 
 @pytest.fixture(scope='session')

@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from conftest import ROOT, run_python
+from conftest import run_python
 from mmengine.config import Config
 from mmengine.dataset import DefaultSampler
 from mmengine.evaluator import BaseMetric

@@ -23,7 +23,7 @@ def test_same_seed_same_files(digits, tmp_path):
     run_python(SCRIPT, tmp_path / 'again', '--num-train=16', '--num-val=4')
     run_python(SCRIPT, tmp_path / 'other', '--num-train=16', '--num-val=4', '--seed=1')
     files = [p.relative_to(digits) for p in digits.rglob('*') if p.is_file()]
-    assert len(files) == 16 + 4 + 2
+    assert len(files) == 2 * (16 + 4) + 2
     assert filecmp.cmpfiles(digits, tmp_path / 'again', files, shallow=False)[0] == files
     assert not filecmp.cmpfiles(digits, tmp_path / 'other', files, shallow=False)[0]
 
@@ -33,6 +33,7 @@ def test_annotations(digits, split):
     coco = json.loads((digits / f'annotations/instances_{split}.json').read_text())
     assert [c['name'] for c in coco['categories']][:3] == ['zero', 'one', 'two']
     boxes = {image['id']: [] for image in coco['images']}
+    maps = {image['id']: np.zeros((256, 256), np.uint8) for image in coco['images']}
     for annotation in coco['annotations']:
         x, y, w, h = annotation['bbox']
         assert 0 <= x and 0 <= y and x + w <= 256 and y + h <= 256 and 12 <= h <= 76
@@ -43,10 +44,14 @@ def test_annotations(digits, split):
         assert [columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1] == [x, y, w, h]
         assert annotation['area'] == mask.sum()
         boxes[annotation['image_id']].append(annotation['bbox'])
+        maps[annotation['image_id']] |= mask
     for image in coco['images']:
         pixels = cv2.imread(str(digits / split / image['file_name']))
         assert pixels.shape == (256, 256, 3) == (image['height'], image['width'], 3)
         assert 1 <= len(boxes[image['id']]) <= 5
+        stem = image['file_name'].removesuffix('.jpg')
+        semantic = cv2.imread(str(digits / f'stuffthingmaps/{split}/{stem}.png'), -1)
+        assert (semantic == maps[image['id']]).all()
 
 
 def test_boxes_overlap_little(digits, generator):

@@ -22,7 +22,7 @@ train_dataloader = dict(
 train_cfg = dict(max_iters=4, val_interval=100)
 val_dataloader = dict(dataset=dict(data_root='{digits}'))
 # Plain gradient descent: Adam would make steps of the rounding errors of small gradients.
-optim_wrapper = dict(optimizer=dict(_delete_=True, type='SGD', lr=0.01))
+optim_wrapper = dict(optimizer=dict(_delete_=True, type='SGD', lr=0.2))
 param_scheduler = []
 default_hooks = dict(checkpoint=dict(interval=2))
 custom_hooks = [

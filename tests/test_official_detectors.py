@@ -7,7 +7,7 @@ from mmdet.registry import MODELS
 from mmengine.config import Config, DictAction
 from mmengine.fileio import load
 from mmengine.registry import init_default_scope
-from test_tools import CONFIG, narrow_options
+from narrow_detector import CONFIG, narrow_options
 
 from mmvanilla import convert_official_state_dict
 from mmvanilla.checkpoint import load_checkpoint
@@ -63,10 +63,8 @@ def expected(official, detector, fixture):
 
 def test_weights_arrive_where_they_belong(expected, fixture):
     features = expected.backbone(fixture['input'])
-    for feature, block in zip(features, (1, 8, 10)):
-        torch.testing.assert_close(
-            feature, fixture['block_features'][block], rtol=1e-4, atol=1e-4
-        )
+    for feature, block in zip(features, ('1', '8', '10'), strict=True):
+        torch.testing.assert_close(feature, fixture['block_features'][block], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize('args', [[], ['--deploy']], ids=['train form', 'fused'])

@@ -1,5 +1,7 @@
 """The command-line tools on a COCO-layout folder of digits, as a user runs them."""
 
+import importlib
+import importlib.util
 import json
 import os
 import shutil
@@ -11,45 +13,8 @@ import time
 import pytest
 import torch
 from conftest import ROOT, run_in_process, run_python
+from narrow_detector import CONFIG, narrow_options
 from test_checkpoint import Payload
-
-CONFIG = 'configs/retinanet_vanillanet13.py'
-CLASSES = 'zero,one,two,three,four,five,six,seven,eight,nine'
-# The main config at 1/64 of its width, on small images, without what mmengine cannot resume.
-NARROW = [
-    'model.backbone.init_cfg=None',
-    'model.backbone.widen_factor=0.015625',
-    'model.neck.in_channels=[16,32,64]',
-    'model.neck.out_channels=8',
-    'model.bbox_head.in_channels=8',
-    'model.bbox_head.feat_channels=8',
-    'model.bbox_head.stacked_convs=1',
-    'model.bbox_head.num_classes=10',
-    'model.test_cfg.score_thr=0.0',
-    'train_dataloader.dataset.pipeline.2.scales=[(128,128)]',
-    'train_dataloader.dataset.pipeline.3.prob=0.0',
-    'test_dataloader.dataset.pipeline.1.scale=(128,128)',
-    'optim_wrapper.optimizer.lr=0.001',
-    'default_hooks.logger.interval=1',
-    'train_cfg.max_epochs=3',
-    'train_cfg.val_interval=3',
-    'custom_hooks.0.decay_epochs=2',
-    'randomness.seed=0',
-]
-
-
-def narrow_options(digits):
-    options = list(NARROW)
-    for name in ('train', 'val', 'test'):
-        options += [
-            f'{name}_dataloader.num_workers=0',
-            f'{name}_dataloader.persistent_workers=False',
-            f'{name}_dataloader.dataset.data_root={digits}/',
-            f'{name}_dataloader.dataset.metainfo.classes={CLASSES}',
-        ]
-    for name in ('val', 'test'):
-        options.append(f'{name}_evaluator.ann_file={digits}/annotations/instances_val2017.json')
-    return ['--cfg-options', *options]
 
 
 def logged(work_dir, key):
@@ -67,17 +32,6 @@ def fail(tool, *args, monkeypatch):
     message = error.value.code
     assert isinstance(message, str) and message.startswith('error: ') and '\n' not in message
     return message
-
-
-@pytest.fixture(scope='module')
-def trained(digits, tmp_path_factory):
-    """A whole run of the main config: three epochs of four iterations, λ = 0, 0.5, 1."""
-    work_dir = tmp_path_factory.mktemp('run') / 'whole'
-    # --resume where there is nothing yet, as in a job that is restarted whenever it dies.
-    command = ['tools/train.py', CONFIG, '--work-dir', work_dir, '--resume']
-    output = run_python(*command, *narrow_options(digits))
-    assert f'No checkpoint to resume from in {work_dir}: starting' in output
-    return work_dir
 
 
 def test_training_run(trained):
@@ -258,6 +212,21 @@ def test_amp_on_a_cpu(digits, monkeypatch, tmp_path):
     args = [CONFIG, f'--work-dir={tmp_path}', '--amp', *narrow_options(digits)]
     message = fail('train', *args, monkeypatch=monkeypatch)
     assert '--amp needs a GPU' in message
+
+
+def test_no_mmsegmentation(monkeypatch):
+    """The message names the extra."""
+    import pkg_resources
+
+    monkeypatch.setattr(importlib, 'reload', lambda module: module)  # mmengine's, of pkg_resources
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
+
+    def find(name):
+        raise pkg_resources.DistributionNotFound(name)
+
+    monkeypatch.setattr(pkg_resources, 'get_distribution', find)
+    message = fail('train', 'configs/upernet_vanillanet_digits.py', monkeypatch=monkeypatch)
+    assert 'mmsegmentation is not installed' in message and '".[segmentation]"' in message
 
 
 def test_missing_config(monkeypatch):

@@ -41,7 +41,9 @@ def draw_curves(log: List[Dict], metric: str, title: str, path: Path) -> None:
     train = [line for line in log if 'loss' in line]
     val = [line for line in log if metric in line]
     last = train[-1]
-    unit, per_unit = ('epoch', last['iter'] / last['epoch']) if 'epoch' in last else ('iteration', 1)
+    unit, per_unit = (
+        ('epoch', last['iter'] / last['epoch']) if 'epoch' in last else ('iteration', 1)
+    )
     steps = [line['iter'] / per_unit for line in train]
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.2), layout='constrained')
     axes[0].plot(steps, [line['loss'] for line in train])

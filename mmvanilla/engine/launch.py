@@ -85,7 +85,7 @@ def read_config(path: Union[str, Path]) -> Config:
             ) from None
         if error.name is None:  # mmengine's own, about the package of a base
             extra = EXTRAS.get(str(error).split()[0])
-            mend = f'; or pip install "mmvanilla[{extra}]"' if extra else ''
+            mend = f' (pip install -e ".[{extra}]" in the folder of mmvanilla)' if extra else ''
             raise UsageError(f'config {path} cannot be read: {error}{mend}.') from None
         raise
 

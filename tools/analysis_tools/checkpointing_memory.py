@@ -1,4 +1,4 @@
-"""Measures what activation checkpointing (with_cp) saves and costs in a training step of a backbone.
+"""Measures what activation checkpointing (with_cp) saves and costs in a backbone's training step.
 
 Each variant runs in a process of its own: peak memory is the process's largest resident size less
 that before the first step.

@@ -8,14 +8,13 @@ are those of fresh weights, which find next to nothing: what follows the heads c
 import argparse
 import platform
 import time
-from pathlib import Path
 from statistics import median
-from typing import Dict, List, Optional, Tuple
+from typing import List, Optional, Tuple
 
 import torch
 from get_flops import count
 from mmdet.structures import DetDataSample
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
 from mmengine.logging import MMLogger
 from mmengine.registry import MODELS
 from torch import nn
@@ -65,6 +64,9 @@ def parse_args() -> argparse.Namespace:
         help='evaluate this checkpoint of one of the configs (by its name) on COCO, for AP; its '
         'series number says which row. Any number of times',
     )
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, help='override settings of the configs'
+    )
     args = parser.parse_args()
     for name, _ in args.checkpoint:
         if name not in {row[0] for row in PUBLISHED}:
@@ -72,9 +74,10 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def read_config(name: str, series_number: Optional[int]) -> Config:
+def read_config(name: str, series_number: Optional[int], options: dict) -> Config:
     """One of the table's configs, from scratch and for one device."""
     cfg = launch.read_config(find_root() / f'configs/{name}.py')
+    cfg.merge_from_dict(options)
     cfg.model.backbone.init_cfg = None
     if series_number is not None:
         cfg.model.backbone.update(act_num=series_number, norm_cfg=dict(type='BN'))
@@ -121,7 +124,7 @@ def main() -> None:
     shape = tuple(args.fps_shape or (PAPER_SHAPE if device == 'cuda' else (640, 400)))
     checkpoints = {(config, find_series_number(file)): file for config, file in args.checkpoint}
 
-    configs = [read_config(*row[:2]) for row in PUBLISHED]
+    configs = [read_config(*row[:2], args.cfg_options or {}) for row in PUBLISHED]
     counted = [count(cfg, PAPER_SHAPE, deploy=True) for cfg in configs]
     models = [make_detector(cfg, device) for cfg in configs]
     fps = measure_fps(models, shape, args.rounds, device)
@@ -133,6 +136,7 @@ def main() -> None:
     )
     rows = [HEAD, ['---'] * len(HEAD)]
     for row, cfg, found, mine in zip(PUBLISHED, configs, counted, fps):
+        cfg.launcher, cfg.work_dir = 'none', 'work_dirs/table5'
         file = checkpoints.get(row[:2])
         ap = evaluate(cfg, file, deploy=True) if file else {}
         rows.append(

@@ -1,0 +1,59 @@
+"""Table 5 of the paper: sizes of the four models, and the tool that puts all beside the paper."""
+
+import importlib
+import json
+import sys
+
+import pytest
+import torch
+from conftest import ROOT
+from mmengine.registry import MODELS, init_default_scope
+from narrow_detector import narrow_options
+
+
+@pytest.fixture(scope='module')
+def table5():
+    sys.path.insert(0, str(ROOT / 'tools/analysis_tools'))
+    yield importlib.import_module('table5')
+    sys.path.pop(0)
+
+
+def test_parameters(table5):
+    """The paper's (n = 3) and the authors' repository's (n = 4), to one unit of the last digit."""
+    init_default_scope('mmdet')
+    for name, series_number, millions, *_ in table5.PUBLISHED:
+        cfg = table5.read_config(name, series_number, {})
+        if series_number is not None:
+            cfg.model.backbone.deploy = True
+        with torch.device('meta'):
+            count = sum(p.numel() for p in MODELS.build(cfg.model).parameters()) / 1e6
+        assert abs(count - millions) <= 0.1, (name, series_number, count)
+
+
+@pytest.mark.slow
+def test_macs(table5):
+    """Within 1% of what was published, which leaves the series activations out."""
+    for name, series_number, _, flops, *_ in table5.PUBLISHED:
+        cfg = table5.read_config(name, series_number, {})
+        found = table5.count(cfg, table5.PAPER_SHAPE, deploy=True)
+        macs = (found['macs'] - found['series_macs']) / 1e9
+        assert macs == pytest.approx(flops, rel=0.01), (name, series_number)
+
+
+def test_table(trained, digits, table5, monkeypatch, capsys, tmp_path):
+    """One row, a narrow detector's, with FPS and the AP of its checkpoint."""
+    monkeypatch.setattr(table5, 'PUBLISHED', [('retinanet_vanillanet13', 4, 1, 2, 3, 4, None)])
+    argv = ['table5.py', '--fps-shape', '64', '96', '--rounds', '2']
+    argv += ['--checkpoint', 'retinanet_vanillanet13', str(trained / 'epoch_3_deploy.pth')]
+    monkeypatch.setattr(sys, 'argv', argv + narrow_options(digits))
+    monkeypatch.chdir(tmp_path)
+    table5.main()
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith('| ')]
+    row = dict(zip(*([cell.strip() for cell in lines[i].strip('|').split('|')] for i in (0, 2))))
+    assert row['config'] == 'retinanet_vanillanet13' and row['series number'] == '4'
+    assert float(row['MACs (G)']) < float(row['with series activations'])
+    assert float(row['FPS']) > 0
+    (result,) = tmp_path.glob('work_dirs/table5/*/*.json')
+    assert row['box AP'] == '4'  # the last of its name: the published one
+    measured = 100 * json.loads(result.read_text())['coco/bbox_mAP']
+    assert [cell.strip() for cell in lines[2].strip('|').split('|')][6] == f'{measured:.1f}'
