@@ -16,7 +16,9 @@ from mmvanilla.engine import launch
 CONFIG = """
 _base_ = '{root}/configs/upernet_vanillanet_digits.py'
 custom_imports = dict(imports=['recording'])
-model = dict(decode_head=dict(dropout_ratio=0), auxiliary_head=dict(dropout_ratio=0))
+# A mean over pixels, not one weighted by how many there are of a class in half a batch.
+head = dict(dropout_ratio=0, loss_decode=dict(class_weight=None))
+model = dict(decode_head=head, auxiliary_head=head)
 train_dataloader = dict(
     batch_size=4, num_workers=0, persistent_workers=False, dataset=dict(data_root='{digits}'))
 train_cfg = dict(max_iters=4, val_interval=100)

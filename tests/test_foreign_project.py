@@ -8,20 +8,20 @@ from pathlib import Path
 import mmdet
 import pytest
 from conftest import ROOT, run_python
-from narrow_detector import narrow_options
+from narrow_detector import CLASSES, narrow_options
 from test_packaging import build_wheel
 
 PAGE = (ROOT / 'docs/mmdetection_project.md').read_text()
 PYTHON = re.findall(r'```python\n(.*?)```', PAGE, re.S)
 # mim train mmdet CONFIG and mim test mmdet CONFIG run these.
 TOOLS = Path(mmdet.__file__).parent / '.mim/tools'
-PACKAGE = """
+PACKAGE = f"""
 from mmdet.datasets import CocoDataset
 from mmdet.registry import DATASETS
 
 @DATASETS.register_module()
 class MyDigits(CocoDataset):
-    METAINFO = dict(classes=tuple('0123456789'))
+    METAINFO = dict(classes='{CLASSES}'.split(','))
 """
 OWN_LINES = """
 custom_imports = dict(imports=['my_package'])

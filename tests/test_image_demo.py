@@ -4,6 +4,7 @@ import json
 import shutil
 
 import cv2
+import numpy as np
 import pytest
 from conftest import ROOT
 from mmdet.apis import DetInferencer
@@ -27,7 +28,7 @@ def test_draws_what_the_inferencer_finds(trained, photo, run_tool, capsys, tmp_p
     inferencer = DetInferencer(weights=str(checkpoint), device='cpu', show_progress=False)
     (expected,) = inferencer(str(photo))['predictions']
     assert found['labels'] == expected['labels'] and len(found['labels']) > 0
-    assert found['bboxes'] == pytest.approx(expected['bboxes'], abs=1e-3)
+    np.testing.assert_allclose(found['bboxes'], expected['bboxes'], atol=1e-3)
 
 
 def test_errors(trained, photo, monkeypatch, tmp_path):

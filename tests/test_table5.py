@@ -25,7 +25,8 @@ def test_parameters(table5):
         cfg = table5.read_config(name, series_number, {})
         if series_number is not None:
             cfg.model.backbone.deploy = True
-        with torch.device('meta'):
+        # Swin computes numbers while it is built; ours needs none.
+        with torch.device('cpu' if series_number is None else 'meta'):
             count = sum(p.numel() for p in MODELS.build(cfg.model).parameters()) / 1e6
         assert abs(count - millions) <= 0.1, (name, series_number, count)
 
