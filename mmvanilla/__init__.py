@@ -2,9 +2,10 @@
 
 from typing import Any, List
 
-from .compatibility import check_versions
+from .compatibility import check_versions, let_configs_find_the_fork
 
 check_versions()
+let_configs_find_the_fork()
 
 from . import engine, evaluation  # noqa: E402, F401  they register what configs name
 from .errors import UsageError  # noqa: E402

@@ -50,7 +50,7 @@ _SAFE_GLOBALS = [
     ),
     Namespace,  # the authors' files keep their command line: plain attributes
 ]
-torch.serialization.add_safe_globals(_SAFE_GLOBALS)
+torch.serialization.add_safe_globals(_SAFE_GLOBALS)  # for programs that read with torch alone
 
 
 def load_checkpoint(
@@ -67,6 +67,7 @@ def load_checkpoint(
         UsageError: if the file is absent, cut off, or holds objects that are not on the allow-list.
     """
     not_whole = f'checkpoint {path} is not whole or not a checkpoint: get it again.'
+    torch.serialization.add_safe_globals(_SAFE_GLOBALS)  # onedl-mmengine takes them off after use
     try:
         if str(path).startswith(('http://', 'https://')):
             checkpoint = torch.hub.load_state_dict_from_url(

@@ -44,6 +44,17 @@ def check_versions(version_of: Callable[[str], str] = version) -> None:
                 )
 
 
+def let_configs_find_the_fork(version_of: Callable[[str], str] = version) -> None:
+    """Makes ``mmseg::`` bases resolve with onedl-mmsegmentation.
+
+    onedl-mmengine looks for a distribution called mmsegmentation, which is then not installed.
+    """
+    if _installed('onedl-mmsegmentation', version_of):
+        from mmengine.config.utils import MODULE2PACKAGE
+
+        MODULE2PACKAGE['mmseg'] = 'mmseg'
+
+
 def _installed(name: str, version_of: Callable[[str], str]) -> Optional[str]:
     try:
         return version_of(name)

@@ -12,6 +12,7 @@ from mmengine.model import BaseModel
 from mmengine.runner import Runner
 
 from mmvanilla import UsageError, VanillaNet, switch_to_deploy
+from mmvanilla.checkpoint import load_checkpoint
 from mmvanilla.engine import DeepTrainingHook
 from mmvanilla.engine.deep_training_hook import deep_training_lambda
 from mmvanilla.models.reparameterize import deep_convs
@@ -135,7 +136,7 @@ def test_lambda_in_training_evaluation_and_checkpoints(tmp_path, update_buffers)
     assert record.train == [{value} for value in expected for _ in range(2)]
     assert record.val == record.train
     for epoch, value in enumerate(expected, 1):
-        checkpoint = torch.load(tmp_path / f'epoch_{epoch}.pth', weights_only=True)
+        checkpoint = load_checkpoint(tmp_path / f'epoch_{epoch}.pth')
         for key in ('state_dict', 'ema_state_dict'):
             weights = checkpoint.get(key, {})
             found = {float(v) for k, v in weights.items() if k.endswith('_extra_state')}
@@ -146,10 +147,10 @@ def test_lambda_in_training_evaluation_and_checkpoints(tmp_path, update_buffers)
     assert '"lambda": 0.5' in logged[0] and '"lr": 0.01' in logged[0]
 
     # The fused file holds the weights that were evaluated last, and nothing else.
-    fused = torch.load(tmp_path / 'epoch_4_deploy.pth', weights_only=True)
+    fused = load_checkpoint(tmp_path / 'epoch_4_deploy.pth')
     assert fused.keys() == {'meta', 'state_dict'}
     evaluated = Classifier()
-    evaluated.load_state_dict(torch.load(tmp_path / 'epoch_4.pth', weights_only=True)['state_dict'])
+    evaluated.load_state_dict(load_checkpoint(tmp_path / 'epoch_4.pth')['state_dict'])
     for name, value in switch_to_deploy(evaluated).state_dict().items():
         torch.testing.assert_close(fused['state_dict'][name], value)
     built = Classifier(deploy=True)
@@ -209,7 +210,7 @@ def test_resume_repeats_the_run(tmp_path, update_buffers):
     assert list(losses[0]) == list(losses[1])
     for name in ('epoch_4.pth', 'epoch_4_deploy.pth'):
         one, other = (
-            torch.load(tmp_path / folder / name, weights_only=True)['state_dict']
+            load_checkpoint(tmp_path / folder / name)['state_dict']
             for folder in ('whole', 'resumed')
         )
         for key, value in one.items():

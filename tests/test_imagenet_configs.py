@@ -12,6 +12,7 @@ from mmengine.runner import Runner
 from mmpretrain.registry import MODELS
 
 from mmvanilla import UsageError, VanillaNet, switch_to_deploy
+from mmvanilla.checkpoint import load_checkpoint
 from mmvanilla.models.reparameterize import deep_convs
 
 # Table 7 of the paper, one row per model; the 1.5x models take the last.
@@ -182,9 +183,9 @@ def test_runs(arch, imagenet, tmp_path):
     assert 0 <= history.get_scalar('val/accuracy/top5').current() <= 100
     loss = history.get_scalar('train/loss').data[0]
     assert len(loss) == 4 and all(map(math.isfinite, loss))
-    saved = torch.load(tmp_path / 'run/epoch_2.pth', weights_only=True)
+    saved = load_checkpoint(tmp_path / 'run/epoch_2.pth')
     assert 'ema_state_dict' in saved
-    fused = torch.load(tmp_path / 'run/epoch_2_deploy.pth', weights_only=True)
+    fused = load_checkpoint(tmp_path / 'run/epoch_2_deploy.pth')
     deploy_cfg = Config.fromstring(fused['meta']['cfg'], file_format='.py')
     assert deploy_cfg.model.backbone.deploy and deploy_cfg.model.head.deploy
     MODELS.build(deploy_cfg.model).load_state_dict(fused['state_dict'], strict=True)
@@ -216,7 +217,7 @@ def test_evaluated_lambda_is_the_schedules(imagenet, tmp_path):
     runner.train()
     assert found == [{0.0}, {1 / 3}, {2 / 3}, {1.0}]
     for epoch, value in enumerate([0, 1 / 3, 2 / 3, 1], 1):
-        saved = torch.load(tmp_path / f'epoch_{epoch}.pth', weights_only=True)
+        saved = load_checkpoint(tmp_path / f'epoch_{epoch}.pth')
         for key in ('state_dict', 'ema_state_dict'):
             weights = saved[key].items()
             assert {float(v) for k, v in weights if k.endswith('_extra_state')} == {value}
@@ -227,8 +228,8 @@ def test_fused_weights_are_those_evaluated(on_ema, imagenet, tmp_path):
     cfg = make_cfg('5', imagenet, tmp_path, 2)
     cfg.custom_hooks[1].update(evaluate_on_ema=on_ema, evaluate_on_origin=not on_ema)
     Runner.from_cfg(cfg).train()
-    fused = torch.load(tmp_path / 'epoch_2_deploy.pth', weights_only=True)['state_dict']
-    saved = torch.load(tmp_path / 'epoch_2.pth', weights_only=True)
+    fused = load_checkpoint(tmp_path / 'epoch_2_deploy.pth')['state_dict']
+    saved = load_checkpoint(tmp_path / 'epoch_2.pth')
     # mmengine puts the averaged weights into the state dict, and the model's own beside them.
     kept = saved['state_dict'] if on_ema else saved['ema_state_dict']
     prefix = '' if on_ema else 'module.'
