@@ -73,7 +73,7 @@ test_dataloader = val_dataloader
 val_evaluator = _base_.digits_evaluator
 test_evaluator = val_evaluator
 
-max_epochs = 6
+max_epochs = 5
 train_cfg = dict(max_epochs=max_epochs)
 optim_wrapper = dict(_base_.digits_optim_wrapper, optimizer=dict(lr=1.5e-3))
 param_scheduler = [_base_.digits_warmup, dict(_base_.digits_cosine, end=max_epochs)]

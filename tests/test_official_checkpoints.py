@@ -128,6 +128,10 @@ def test_converter_errors(fixture, tmp_path, monkeypatch):
     assert "plain.pth has no 'model_ema': leave out --ema" in message
     message = fail(tool, tmp_path / 'other.pth', dst, monkeypatch=monkeypatch)
     assert "other.pth is not one of the authors' VanillaNet" in message
+    detector = {f'backbone.{key}': value for key, value in fixture['state_dict'].items()}
+    torch.save(dict(state_dict=detector), tmp_path / 'detector.pth')
+    message = fail(tool, tmp_path / 'detector.pth', dst, monkeypatch=monkeypatch)
+    assert 'detector.pth is of a detector: tools/test.py and load_from take it as it is' in message
     for layer, args in (('cls1.2.', []), ('cls1.2.', ['--deploy']), ('stages.1.act.bn.', [])):
         weights = {k: v for k, v in fixture['state_dict'].items() if not k.startswith(layer)}
         torch.save(dict(model=weights), tmp_path / 'cut.pth')

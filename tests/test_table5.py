@@ -33,11 +33,13 @@ def test_parameters(table5):
 
 @pytest.mark.slow
 def test_macs(table5):
-    """Within 1% of what was published, which leaves the series activations out."""
+    """Within 1% of what was published."""
     for name, series_number, _, flops, *_ in table5.PUBLISHED:
         cfg = table5.read_config(name, series_number, {})
         found = table5.count(cfg, table5.PAPER_SHAPE, deploy=True)
-        macs = (found['macs'] - found['series_macs']) / 1e9
+        # This one was counted with attention's products: 266.6, and 263.4 without.
+        whole = name == 'mask_rcnn_swin_t'
+        macs = (found['macs'] if whole else table5.layer_macs(found)) / 1e9
         assert macs == pytest.approx(flops, rel=0.01), (name, series_number)
 
 
@@ -52,7 +54,7 @@ def test_table(trained, digits, table5, monkeypatch, capsys, tmp_path):
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith('| ')]
     row = dict(zip(*([cell.strip() for cell in lines[i].strip('|').split('|')] for i in (0, 2))))
     assert row['config'] == 'retinanet_vanillanet13' and row['series number'] == '4'
-    assert float(row['MACs (G)']) < float(row['with series activations'])
+    assert float(row['MACs (G): layers']) < float(row['all'])
     assert float(row['FPS']) > 0
     (result,) = tmp_path.glob('work_dirs/table5/*/*.json')
     assert row['box AP'] == '4'  # the last of its name: the published one

@@ -1,21 +1,23 @@
 """Measures what activation checkpointing (with_cp) saves and costs in a backbone's training step.
 
-Each variant runs in a process of its own: peak memory is the process's largest resident size less
-that before the first step.
+Each measurement runs in a process of its own, the variants taking turns; medians. Memory is the
+process's largest resident size less that before the first step.
 """
 
 import argparse
 import multiprocessing
 import resource
 import time
+from concurrent.futures import ProcessPoolExecutor
 from statistics import median
-from typing import Dict, Tuple
+from typing import Tuple
 
 import torch
 
 from mmvanilla import VanillaNet
 
-STEPS = 4
+ROUNDS = 3
+STEPS = 3
 
 
 def parse_args() -> argparse.Namespace:
@@ -28,9 +30,9 @@ def parse_args() -> argparse.Namespace:
 
 
 def measure(
-    arch: str, widen_factor: float, size: Tuple[int, ...], with_cp: bool, found: Dict
-) -> None:
-    """Puts peak memory (MiB) and the median time (s) of training steps into ``found``."""
+    arch: str, widen_factor: float, size: Tuple[int, ...], with_cp: bool
+) -> Tuple[float, float]:
+    """Peak memory (MiB) and median time (s) of training steps."""
     backbone = VanillaNet(
         arch, out_indices=(0, 1, 2, 3), widen_factor=widen_factor, with_cp=with_cp
     ).train()
@@ -43,28 +45,27 @@ def measure(
         backbone.zero_grad()
         times.append(time.perf_counter() - start)
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before  # KiB
-    found[with_cp] = grown / 1024, median(times[1:])
+    return grown / 1024, median(times[1:])
 
 
 def main() -> None:
     args = parse_args()
     size = (args.batch_size, 3, *args.shape)
+    found = {False: [], True: []}
     spawning = multiprocessing.get_context('spawn')
-    found = spawning.Manager().dict()
-    for with_cp in (False, True):
-        process = spawning.Process(
-            target=measure, args=(args.arch, args.widen_factor, size, with_cp, found)
-        )
-        process.start()
-        process.join()
-    (memory, seconds), (memory_cp, seconds_cp) = found[False], found[True]
+    with ProcessPoolExecutor(1, mp_context=spawning, max_tasks_per_child=1) as pool:
+        for _ in range(ROUNDS):
+            for with_cp, mine in found.items():
+                task = pool.submit(measure, args.arch, args.widen_factor, size, with_cp)
+                mine.append(task.result())
+    memory, seconds = zip(*(map(median, zip(*mine)) for mine in found.values()))
     print(
         f'VanillaNet-{args.arch}, {args.batch_size} images of {size[2]}x{size[3]}, '
         f'{torch.get_num_threads()} threads, torch {torch.__version__}\n'
-        f'with_cp=False  {memory:.0f} MiB, {seconds:.2f} s a step\n'
-        f'with_cp=True   {memory_cp:.0f} MiB, {seconds_cp:.2f} s a step\n'
-        f'               {memory_cp / memory:.2f} of the memory, '
-        f'{seconds_cp / seconds:.2f} times the time'
+        f'with_cp=False  {memory[0]:.0f} MiB, {seconds[0]:.2f} s a step\n'
+        f'with_cp=True   {memory[1]:.0f} MiB, {seconds[1]:.2f} s a step\n'
+        f'               {memory[1] / memory[0]:.2f} of the memory, '
+        f'{seconds[1] / seconds[0]:.2f} times the time'
     )
 
 

@@ -44,8 +44,9 @@ def parse_args() -> argparse.Namespace:
 def count(cfg: Config, shape: Tuple[int, int], deploy: bool) -> Dict[str, int]:
     """Parameters, multiply-accumulates of one image, and deep convolutions of a config's model.
 
-    The multiply-accumulates are those of convolutions and matrix products, as is usual; those in
-    the series activations are given apart too.
+    The multiply-accumulates are those of convolutions and matrix products, as is usual. Publications
+    leave some out, which are given apart too: those in series activations, and the products of two
+    activations, which are attention's.
 
     Args:
         cfg: A config of any OpenMMLab package.
@@ -68,7 +69,8 @@ def count(cfg: Config, shape: Tuple[int, int], deploy: bool) -> Dict[str, int]:
         inputs['data_samples'] = [DetDataSample(metainfo=meta | dict(scale_factor=(1.0, 1.0)))]
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         model(**inputs)
-    counts = {name: sum(c.values()) // 2 for name, c in counter.get_flop_counts().items()}
+    operators = counter.get_flop_counts()  # module -> operator -> two per multiply-accumulate
+    counts = {name: sum(found.values()) // 2 for name, found in operators.items()}
     root = type(model).__name__
     return dict(
         parameters=sum(p.numel() for p in model.parameters()),
@@ -78,6 +80,7 @@ def count(cfg: Config, shape: Tuple[int, int], deploy: bool) -> Dict[str, int]:
             for name, module in model.named_modules()
             if isinstance(module, SeriesActivation)
         ),
+        attention_macs=operators['Global'].get(torch.ops.aten.bmm, 0) // 2,
         depth=sum(1 for _ in deep_convs(model)),
     )
 

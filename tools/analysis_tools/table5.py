@@ -7,9 +7,10 @@ are those of fresh weights, which find next to nothing: what follows the heads c
 
 import argparse
 import platform
+import re
 import time
 from statistics import median
-from typing import List, Optional, Tuple
+from typing import Dict, List, Optional, Tuple
 
 import torch
 from get_flops import count
@@ -18,16 +19,19 @@ from mmengine.config import Config, DictAction
 from mmengine.logging import MMLogger
 from mmengine.registry import MODELS
 from torch import nn
+from torch.utils import collect_env
 
 from mmvanilla import switch_to_deploy
 from mmvanilla.engine import launch
 from mmvanilla.engine.evaluate import evaluate
+from mmvanilla.errors import UsageError
 from mmvanilla.model_index import find_root
 from mmvanilla.models.pretrained import read_state_dict
 
-# Config, series number, and what was published: parameters (M), FLOPs (G) without the series
-# activations, FPS on an A100, box AP, mask AP. Series number 3 is the paper's (Table 5), 4 that of
-# the authors' repository.
+# Config, series number, and what was published: parameters (M), FLOPs (G), FPS on an A100, box AP,
+# mask AP. Series number 3 is the paper's (Table 5), 4 that of the authors' repository. The FLOPs are
+# those of layers, without series activations and attention's products of two activations; the
+# latter are counted in Mask R-CNN with Swin-T alone.
 PUBLISHED = [
     ('retinanet_swin_t', None, 38.5, 245, 27.5, 41.5, None),
     ('retinanet_vanillanet13', 3, 74.6, 397, 29.8, 41.8, None),
@@ -39,8 +43,8 @@ PUBLISHED = [
 PAPER_SHAPE = (1280, 800)
 AP = ('coco/bbox_mAP', 'coco/segm_mAP')
 HEAD = [
-    *('config', 'series number', 'parameters (M)', 'MACs (G)', 'with series activations'),
-    *('FPS', 'box AP', 'mask AP', 'published: parameters (M)', 'FLOPs (G)', 'FPS (A100)'),
+    *('config', 'series number', 'parameters (M)', 'MACs (G): layers', 'all', 'FPS'),
+    *('box AP', 'mask AP', 'published: parameters (M)', 'FLOPs (G)', 'FPS (A100)'),
     *('box AP', 'mask AP'),
 ]
 
@@ -109,6 +113,18 @@ def measure_fps(
     return [1 / median(mine[1:]) for mine in times]
 
 
+def layer_macs(counted: Dict[str, int]) -> int:
+    """Multiply-accumulates without those in series activations and attention's products."""
+    return counted['macs'] - counted['series_macs'] - counted['attention_macs']
+
+
+def name_device(device: str) -> str:
+    if device == 'cuda':
+        return torch.cuda.get_device_name()
+    found = re.search(r'Model name:\s*(.+)', collect_env.get_cpu_info(collect_env.run) or '')
+    return found[1] if found else platform.machine()
+
+
 def find_series_number(checkpoint: str) -> Optional[int]:
     """The series number of a checkpoint's network, None if it is not a VanillaNet."""
     weights = read_state_dict(checkpoint, mmap=True)
@@ -120,18 +136,24 @@ def main() -> None:
     args = parse_args()
     MMLogger.get_instance('table5', log_level='ERROR')  # the models' own notices
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    name = torch.cuda.get_device_name() if device == 'cuda' else platform.processor() or 'CPU'
     shape = tuple(args.fps_shape or (PAPER_SHAPE if device == 'cuda' else (640, 400)))
-    checkpoints = {(config, find_series_number(file)): file for config, file in args.checkpoint}
-
     configs = [read_config(*row[:2], args.cfg_options or {}) for row in PUBLISHED]
+    checkpoints = {}
+    for config, file in args.checkpoint:
+        row = (config, find_series_number(file))
+        if row not in [published[:2] for published in PUBLISHED]:
+            raise UsageError(f'checkpoint {file} has series number {row[1]}: no row of the table.')
+        checkpoints[row] = file
+    if checkpoints:
+        launch.check_data(configs[0], 'test_dataloader', 'test_evaluator')
     counted = [count(cfg, PAPER_SHAPE, deploy=True) for cfg in configs]
     models = [make_detector(cfg, device) for cfg in configs]
     fps = measure_fps(models, shape, args.rounds, device)
     del models
     print(
         f'Parameters and MACs: fused, one image of {PAPER_SHAPE[0]}x{PAPER_SHAPE[1]}. FPS: fused, '
-        f'one image of {shape[0]}x{shape[1]}, median of {args.rounds}, {name}, '
+        f'one image of {shape[0]}x{shape[1]}, median of {args.rounds}, '
+        f'{name_device(device)}, '
         f'{torch.get_num_threads()} threads, torch {torch.__version__}.\n'
     )
     rows = [HEAD, ['---'] * len(HEAD)]
@@ -144,7 +166,7 @@ def main() -> None:
                 row[0],
                 '' if row[1] is None else row[1],
                 f'{found["parameters"] / 1e6:.2f}',
-                f'{(found["macs"] - found["series_macs"]) / 1e9:.1f}',
+                f'{layer_macs(found) / 1e9:.1f}',
                 f'{found["macs"] / 1e9:.1f}',
                 f'{mine:.3g}',
                 *(f'{100 * ap[key]:.1f}' if key in ap else '' for key in AP),

@@ -44,6 +44,10 @@ def pick_weights(checkpoint: dict, ema: Optional[bool], path: str) -> Dict[str, 
     weights = get_state_dict(checkpoint)
     if not is_official_state_dict(weights):
         raise UsageError(f"checkpoint {path} is not one of the authors' VanillaNet.")
+    if any(key.startswith('backbone.') for key in weights):
+        raise UsageError(
+            f'checkpoint {path} is of a detector: tools/test.py and load_from take it as it is.'
+        )
     return weights
 
 
