@@ -44,9 +44,9 @@ def parse_args() -> argparse.Namespace:
 def count(cfg: Config, shape: Tuple[int, int], deploy: bool) -> Dict[str, int]:
     """Parameters, multiply-accumulates of one image, and deep convolutions of a config's model.
 
-    The multiply-accumulates are those of convolutions and matrix products, as is usual. Publications
-    leave some out, which are given apart too: those in series activations, and the products of two
-    activations, which are attention's.
+    The multiply-accumulates are those of convolutions and matrix products, as is usual. Those that
+    publications leave out are given apart too: in series activations, and in attention's products
+    of two activations.
 
     Args:
         cfg: A config of any OpenMMLab package.

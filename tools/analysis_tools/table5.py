@@ -29,7 +29,7 @@ from mmvanilla.model_index import find_root
 from mmvanilla.models.pretrained import read_state_dict
 
 # Config, series number, and what was published: parameters (M), FLOPs (G), FPS on an A100, box AP,
-# mask AP. Series number 3 is the paper's (Table 5), 4 that of the authors' repository. The FLOPs are
+# mask AP. Series number 3 is the paper's (Table 5), 4 that of the authors' repository. FLOPs are
 # those of layers, without series activations and attention's products of two activations; the
 # latter are counted in Mask R-CNN with Swin-T alone.
 PUBLISHED = [
@@ -152,8 +152,7 @@ def main() -> None:
     del models
     print(
         f'Parameters and MACs: fused, one image of {PAPER_SHAPE[0]}x{PAPER_SHAPE[1]}. FPS: fused, '
-        f'one image of {shape[0]}x{shape[1]}, median of {args.rounds}, '
-        f'{name_device(device)}, '
+        f'one image of {shape[0]}x{shape[1]}, median of {args.rounds}, {name_device(device)}, '
         f'{torch.get_num_threads()} threads, torch {torch.__version__}.\n'
     )
     rows = [HEAD, ['---'] * len(HEAD)]
