@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmengine.visualization import Visualizer
 from narrow_detector import CONFIG, narrow_options
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -58,6 +59,8 @@ def run_python(*args, cwd=ROOT, timeout=300, check=True, **env):
 
 def run_in_process(monkeypatch, tool, *args):
     """Runs a tool as a program, in this process: starting another takes seconds."""
+    for visualizer in (Visualizer, *Visualizer.__subclasses__()):
+        visualizer._instance_dict.clear()  # that of another run, which writes where it did
     monkeypatch.setattr(sys, 'argv', [tool, *map(str, args)])
     monkeypatch.chdir(ROOT)
     monkeypatch.syspath_prepend(Path(tool).parent.resolve())
