@@ -1,4 +1,4 @@
-"""Every command and snippet in the README, and every command in those of the configs and in docs."""
+"""Every command and snippet in the README, and every command in the other pages."""
 
 import re
 import shutil
