@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -68,6 +69,12 @@ def read(work_dir: Path, world_size: int):
     ]
 
 
+def find_free_port() -> int:
+    with socket.socket() as any_socket:
+        any_socket.bind(('127.0.0.1', 0))
+        return any_socket.getsockname()[1]
+
+
 @pytest.fixture(scope='module')
 def project(digits, tmp_path_factory):
     folder = tmp_path_factory.mktemp('project')
@@ -89,7 +96,7 @@ def test_two_processes_train_as_one(project, monkeypatch):
             PATH=f'{Path(sys.executable).parent}:{os.environ["PATH"]}',
             PYTHONPATH=str(project),
             OMP_NUM_THREADS='1',
-            PORT='29617',
+            PORT=str(find_free_port()),
         ),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
