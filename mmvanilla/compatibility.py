@@ -49,7 +49,7 @@ def let_configs_find_the_fork(version_of: Callable[[str], str] = version) -> Non
 
     onedl-mmengine looks for a distribution called mmsegmentation, which is then not installed.
     """
-    if _installed('onedl-mmsegmentation', version_of):
+    if _installed('onedl-mmengine', version_of):
         from mmengine.config.utils import MODULE2PACKAGE
 
         MODULE2PACKAGE['mmseg'] = 'mmseg'

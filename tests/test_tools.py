@@ -13,6 +13,7 @@ import time
 import pytest
 import torch
 from conftest import ROOT, run_in_process, run_python
+from mmengine.config.utils import MODULE2PACKAGE
 from narrow_detector import CONFIG, narrow_options
 from test_checkpoint import Payload
 
@@ -214,10 +215,16 @@ def test_amp_on_a_cpu(digits, monkeypatch, tmp_path):
     assert '--amp needs a GPU' in message
 
 
-def test_no_mmsegmentation(monkeypatch):
-    """The message names the extra."""
+@pytest.mark.parametrize(
+    ('package', 'extra'),
+    [('mmsegmentation', 'segmentation'), ('mmseg', 'onedl-segmentation')],
+    ids=['original', 'fork'],
+)
+def test_no_mmsegmentation(package, extra, monkeypatch):
+    """The message names the extra of the family that is installed."""
     import pkg_resources
 
+    monkeypatch.setitem(MODULE2PACKAGE, 'mmseg', package)
     monkeypatch.setattr(importlib, 'reload', lambda module: module)  # mmengine's, of pkg_resources
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
 
@@ -226,7 +233,7 @@ def test_no_mmsegmentation(monkeypatch):
 
     monkeypatch.setattr(pkg_resources, 'get_distribution', find)
     message = fail('train', 'configs/upernet_vanillanet_digits.py', monkeypatch=monkeypatch)
-    assert 'mmsegmentation is not installed' in message and '".[segmentation]"' in message
+    assert f'{package} is not installed' in message and f'pip install -e ".[{extra}]"' in message
 
 
 def test_missing_config(monkeypatch):

@@ -26,8 +26,8 @@ DATA_SOURCES = {
     'ImageNet': 'ImageNet-1k is at https://www.image-net.org/download.php; unpack train and val',
     'ADE20KDataset': 'ADE20K is at https://groups.csail.mit.edu/vision/datasets/ADE20K; unpack it',
 }
-# The extras of setup.py, by the package that a config asks for.
-EXTRAS = {'mmsegmentation': 'segmentation'}
+# The extras of setup.py, by what mmengine and onedl-mmengine call the package of a base.
+EXTRAS = {'mmsegmentation': 'segmentation', 'mmseg': 'onedl-segmentation'}
 WEIGHTS = 'https://github.com/huawei-noah/VanillaNet/releases'
 
 
