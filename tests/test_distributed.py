@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT, run_in_process
+from narrow_detector import CONFIG as NARROW
+from narrow_detector import narrow_options
+from test_tools import fail
 
 from mmvanilla.checkpoint import load_checkpoint
 from mmvanilla.engine import launch
@@ -128,6 +131,23 @@ def test_two_processes_train_as_one(project, monkeypatch):
         for run in ('one', 'two')
     ]
     torch.testing.assert_close(fused[1], fused[0], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ('environment', 'options', 'message'),
+    [
+        ({}, [], 'use tools/dist_train.sh or tools/dist_test.sh, or leave it out'),
+        ({'RANK': '0'}, ['model.backbone.norm_cfg.type=SyncBN'], 'SyncBN works on GPUs alone'),
+    ],
+    ids=['no torchrun', 'SyncBN'],
+)
+def test_errors(environment, options, message, digits, monkeypatch, tmp_path):
+    monkeypatch.delenv('RANK', raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    options = [*narrow_options(digits), 'model.backbone.norm_cfg.type=BN', *options]
+    args = [NARROW, '--launcher', 'pytorch', '--work-dir', tmp_path, *options]
+    assert message in fail('train', *args, monkeypatch=monkeypatch)
 
 
 @pytest.mark.parametrize('launcher', ['none', 'pytorch', 'slurm', 'mpi'])

@@ -75,6 +75,14 @@ def test_detector(table):
     assert 0 < float(row[2]) < 1
 
 
+def test_early_outputs(table):
+    """The layers after the last out index have parameters, and do not run."""
+    options = ['model.backbone.out_indices=(1,)', 'model.head.in_channels=1024']
+    (whole,) = table(CONFIGS[0])
+    (early,) = table(CONFIGS[0], '--cfg-options', *options)
+    assert 0 < float(early[3]) < float(whole[3])
+
+
 def test_errors(run_tool, capsys, monkeypatch, tmp_path):
     message = fail('analysis_tools/get_flops', 'configs/none.py', monkeypatch=monkeypatch)
     assert 'config configs/none.py does not exist' in message

@@ -6,9 +6,14 @@ import shutil
 import cv2
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT
 from mmdet.apis import DetInferencer
+from mmengine.config import Config, DictAction
+from narrow_detector import CONFIG, narrow_options
 from test_tools import fail
+
+from mmvanilla.engine.config import config_in_checkpoint
 
 TOOL = 'tools/image_demo.py'
 
@@ -31,8 +36,61 @@ def test_draws_what_the_inferencer_finds(trained, photo, run_tool, capsys, tmp_p
     np.testing.assert_allclose(found['bboxes'], expected['bboxes'], atol=1e-3)
 
 
-def test_errors(trained, photo, monkeypatch, tmp_path):
-    message = fail('image_demo', trained / 'epoch_3_deploy.pth', 'no.jpg', monkeypatch=monkeypatch)
-    assert 'image no.jpg does not exist' in message
-    fixture = ROOT / 'tests/data/vanillanet_6_w8_n3.pt'
-    assert '--config' in fail('image_demo', fixture, photo, monkeypatch=monkeypatch)
+def test_fused_weights_with_the_training_config(trained, photo, digits, run_tool, capsys, tmp_path):
+    config = tmp_path / 'config.py'
+    cfg = Config.fromfile(ROOT / CONFIG)
+    options = dict(option.split('=') for option in narrow_options(digits)[1:])
+    cfg.merge_from_dict({k: DictAction._parse_iterable(v) for k, v in options.items()})
+    cfg.dump(config)
+    for name in ('epoch_3.pth', 'epoch_3_deploy.pth'):
+        args = ['--config', config, '--out-dir', tmp_path / name, '--score-thr', '0.0']
+        run_tool(TOOL, trained / name, photo, *args)
+    found = [
+        json.loads((tmp_path / name / 'preds/photo.json').read_text())
+        for name in ('epoch_3.pth', 'epoch_3_deploy.pth')
+    ]
+    np.testing.assert_allclose(found[1]['scores'], found[0]['scores'], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ('args', 'message'),
+    [
+        (['deploy.pth', 'no.jpg'], 'no.jpg is not an image file'),
+        (['deploy.pth', 'deploy.pth'], 'deploy.pth is not an image file'),
+        (['deploy.pth', 'photo.jpg', 'photo.jpg'], 'two images are called photo'),
+        (['deploy.pth', 'photo.jpg', '--device', 'cuda:0'], '--device cuda:0 needs a GPU'),
+        (['bare.pth', 'photo.jpg'], 'bare.pth holds no config: name one with --config'),
+        (['code.pth', 'photo.jpg'], 'code.pth is not plain values'),
+        (
+            ['deploy.pth', 'photo.jpg', '--config', f'{ROOT}/configs/vanillanet_digits.py'],
+            'is not of a detector',
+        ),
+        (
+            [
+                *('deploy.pth', 'photo.jpg', '--config'),
+                f'{ROOT}/configs/mask_rcnn_vanillanet13.py',
+            ],
+            'deploy.pth is of another model',
+        ),
+    ],
+)
+def test_errors(args, message, trained, photo, monkeypatch, tmp_path):
+    shutil.copy(trained / 'epoch_3_deploy.pth', tmp_path / 'deploy.pth')
+    torch.save(dict(state_dict={}), tmp_path / 'bare.pth')
+    code = f"model = __import__('pathlib').Path('{tmp_path}/ran').touch()"
+    torch.save(dict(meta=dict(cfg=code), state_dict={}), tmp_path / 'code.pth')
+    args = [tmp_path / arg if arg.endswith(('.pth', '.jpg')) else arg for arg in args]
+    args += ['--out-dir', tmp_path / 'outputs']
+    assert message in fail('image_demo', *args, monkeypatch=monkeypatch)
+    assert not (tmp_path / 'ran').exists()
+    assert not (tmp_path / 'outputs').exists()
+
+
+@pytest.mark.parametrize(
+    'name', ['retinanet_vanillanet13', 'mask_rcnn_swin_t', 'vanillanet_digits']
+)
+def test_config_in_checkpoint(name):
+    """Read as values, it is what running it would give."""
+    cfg = Config.fromfile(ROOT / f'configs/{name}.py')
+    read = config_in_checkpoint(dict(meta=dict(cfg=cfg.pretty_text)), 'a.pth')
+    assert read.to_dict() == Config.fromstring(cfg.pretty_text, file_format='.py').to_dict()

@@ -11,6 +11,7 @@ from narrow_detector import CONFIG, narrow_options
 
 from mmvanilla import convert_official_state_dict
 from mmvanilla.checkpoint import load_checkpoint
+from mmvanilla.models.official import is_official_state_dict
 
 
 @pytest.fixture(scope='module')
@@ -82,6 +83,14 @@ def test_evaluated_as_they_are(args, official, expected, digits, run_tool, tmp_p
     for theirs, ours in zip(*found, strict=True):
         for key in ('bboxes', 'scores', 'labels'):
             assert torch.equal(theirs[key], ours[key]), key
+
+
+@pytest.mark.parametrize(
+    'key', ['stem.0.conv.weight', 'stem.0.weight', 'stem.1.running_mean', 'stages.0.0.weight']
+)
+@pytest.mark.parametrize('prefix', ['', 'backbone.'])
+def test_other_networks_are_left_alone(prefix, key):
+    assert not is_official_state_dict({f'{prefix}{key}': torch.ones(1)})
 
 
 def test_loaded_by_anyone(official, expected):

@@ -80,6 +80,18 @@ def test_modules_of_other_packages_are_switched(network):
     assert switch_to_deploy(network)['other'].deployed
 
 
+def test_results_that_a_module_keeps_are_copied(network):
+    """As heads do that remember features; torch refuses to copy what hangs on a graph."""
+    network.eval()
+    kept = [network.backbone(X[:1])[0] * factor for factor in range(5)]
+    network.head.kept = [*kept, kept[0]]
+    copied = switch_to_deploy(network).head.kept
+    for got, expected in zip(copied, network.head.kept, strict=True):
+        assert torch.equal(got, expected) and not got.requires_grad
+        assert got.data_ptr() != expected.data_ptr()
+    assert copied[0] is copied[5]
+
+
 def test_check_fused_finds_a_wrong_layer(network):
     fused = switch_to_deploy(network)
     check_fused(network, fused)

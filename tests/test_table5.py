@@ -9,6 +9,7 @@ import torch
 from conftest import ROOT
 from mmengine.registry import MODELS, init_default_scope
 from narrow_detector import narrow_options
+from test_tools import fail
 
 
 @pytest.fixture(scope='module')
@@ -41,6 +42,23 @@ def test_macs(table5):
         whole = name == 'mask_rcnn_swin_t'
         macs = (found['macs'] if whole else table5.layer_macs(found)) / 1e9
         assert macs == pytest.approx(flops, rel=0.01), (name, series_number)
+
+
+@pytest.mark.parametrize(
+    ('config', 'file', 'message'),
+    [
+        ('retinanet_swin_t', 'epoch_3.pth', 'its series number is 4'),
+        ('mask_rcnn_vanillanet13', 'epoch_3_deploy.pth', 'is of another model'),
+        ('retinanet_vanillanet13', 'none.pth', 'none.pth does not exist'),
+    ],
+)
+def test_checkpoints_of_others(config, file, message, trained, digits, monkeypatch, tmp_path):
+    """Said before anything is counted or timed."""
+    monkeypatch.chdir(tmp_path)
+    wanted = ('--cfg-options', 'test_dataloader.dataset.data_root', 'test_evaluator')
+    options = [option for option in narrow_options(digits) if option.startswith(wanted)]
+    args = ['--checkpoint', config, trained / file, *options]
+    assert message in fail('analysis_tools/table5', *args, monkeypatch=monkeypatch)
 
 
 def test_table(trained, digits, table5, monkeypatch, capsys, tmp_path):

@@ -19,6 +19,7 @@ from mmengine.registry import init_default_scope
 from torchvision.ops import nms
 
 from mmvanilla.checkpoint import latest_whole_checkpoint, load_checkpoint
+from mmvanilla.engine.config import config_in_checkpoint
 
 DEMOS = {
     'boxes': ('configs/retinanet_vanillanet_digits.py', 'work_dirs/demo'),
@@ -32,8 +33,7 @@ SCORE = 0.3
 def load_detector(checkpoint: Path) -> torch.nn.Module:
     """The detector inside a checkpoint, in the form that its own config says."""
     content = load_checkpoint(checkpoint)
-    cfg = Config.fromstring(content['meta']['cfg'], file_format='.py')
-    model = MODELS.build(cfg.model)
+    model = MODELS.build(config_in_checkpoint(content, checkpoint).model)
     model.load_state_dict(content['state_dict'])
     return model.eval()
 

@@ -9,11 +9,11 @@ from typing import Dict, List
 from demo_steps import draw_curves, evaluate, read_log, run_tool
 from matplotlib import pyplot as plt
 from mmcv.image import imread
-from mmengine.config import Config
 from mmengine.fileio import load
 from mmpretrain import ImageClassificationInferencer
 
 from mmvanilla.checkpoint import latest_whole_checkpoint, load_checkpoint
+from mmvanilla.engine.config import config_in_checkpoint
 
 CONFIG = 'configs/vanillanet_digits.py'
 WORK_DIR = Path('work_dirs/demo_classification')
@@ -29,7 +29,7 @@ def count_differences(before: Path, after: Path) -> int:
 
 def predict(checkpoint: Path, images: List[Path]) -> List[Dict]:
     """Class and score of each image, by mmpretrain's inferencer, from a fused checkpoint."""
-    cfg = Config.fromstring(load_checkpoint(checkpoint)['meta']['cfg'], file_format='.py')
+    cfg = config_in_checkpoint(load_checkpoint(checkpoint), checkpoint)
     inferencer = ImageClassificationInferencer(cfg, pretrained=str(checkpoint), device='cpu')
     return inferencer([str(image) for image in images])
 

@@ -7,10 +7,10 @@ from typing import List
 import cv2
 import numpy as np
 from demo_steps import draw_curves, evaluate, read_log, run_tool
-from mmengine.config import Config
 from mmseg.apis import MMSegInferencer
 
 from mmvanilla.checkpoint import latest_whole_checkpoint, load_checkpoint
+from mmvanilla.engine.config import config_in_checkpoint
 
 CONFIG = 'configs/upernet_vanillanet_digits.py'
 WORK_DIR = Path('work_dirs/demo_segmentation')
@@ -22,7 +22,7 @@ def draw_predictions(checkpoint: Path, images: List[Path], path: Path) -> None:
     """Images in rows, each with the truth in the middle and the prediction on the right."""
     content = load_checkpoint(checkpoint)
     palette = np.array(content['meta']['dataset_meta']['palette'])  # (num_classes, 3), RGB
-    cfg = Config.fromstring(content['meta']['cfg'], file_format='.py')
+    cfg = config_in_checkpoint(content, checkpoint)
     inferencer = MMSegInferencer(cfg, weights=str(checkpoint), device='cpu')
     rows = []
     for image in images:

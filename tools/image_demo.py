@@ -5,13 +5,20 @@ The checkpoint's own config is used; authors' files have none, --config names on
 
 import argparse
 from pathlib import Path
+from typing import Any, Optional
 
+import cv2
+import torch
 from mmdet.apis import DetInferencer
 from mmengine.config import Config
+from torch import nn
 
 from mmvanilla.checkpoint import load_checkpoint
 from mmvanilla.engine import launch
+from mmvanilla.engine.config import config_in_checkpoint
+from mmvanilla.engine.evaluate import load_weights
 from mmvanilla.errors import UsageError
+from mmvanilla.models.pretrained import read_state_dict
 
 
 def parse_args() -> argparse.Namespace:
@@ -27,24 +34,52 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def check_input(args: argparse.Namespace) -> None:
+    for image in args.images:
+        if not Path(image).is_file() or not cv2.haveImageReader(image):
+            raise UsageError(f'{image} is not an image file: check the path.')
+    names = [Path(image).stem for image in args.images]
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(
+                f'two images are called {name}, as their pictures would be: rename one.'
+            )
+    if (args.device or '').startswith('cuda') and not torch.cuda.is_available():
+        raise UsageError(f'--device {args.device} needs a GPU: leave it out.')
+
+
 def find_config(args: argparse.Namespace) -> Config:
     if args.config:
-        return launch.read_config(args.config)
-    text = (load_checkpoint(args.checkpoint, mmap=True).get('meta') or {}).get('cfg')
-    if text is None:
-        raise UsageError(f'checkpoint {args.checkpoint} holds no config: name one with --config.')
-    return Config.fromstring(text, file_format='.py')
+        cfg = launch.read_config(args.config)
+    else:
+        cfg = config_in_checkpoint(load_checkpoint(args.checkpoint, mmap=True), args.checkpoint)
+    if cfg.get('default_scope') != 'mmdet':
+        raise UsageError(f'{args.config or args.checkpoint} is not of a detector.')
+    launch.drop_pretrained(cfg)
+    return cfg
+
+
+class StrictInferencer(DetInferencer):
+    """An inferencer whose weights, in training or deploy form, must be the model's."""
+
+    def _init_model(self, cfg: Config, weights: str, device: str = 'cpu') -> nn.Module:
+        self.weights = weights
+        return super()._init_model(cfg, weights, device)
+
+    def _load_weights_to_model(
+        self, model: nn.Module, checkpoint: Optional[dict], *args: Any
+    ) -> None:
+        load_weights(model, read_state_dict(self.weights), self.weights, deploy=False)
+        super()._load_weights_to_model(model, checkpoint, *args)
 
 
 def main() -> None:
     args = parse_args()
-    for image in args.images:
-        if not Path(image).is_file():
-            raise UsageError(f'image {image} does not exist: check the path.')
-    cfg = find_config(args)
-    launch.drop_pretrained(cfg)
+    check_input(args)
     launch.use_safe_loading()
-    inferencer = DetInferencer(cfg, args.checkpoint, args.device, show_progress=False)
+    inferencer = StrictInferencer(
+        find_config(args), args.checkpoint, args.device, show_progress=False
+    )
     found = inferencer(
         args.images, out_dir=args.out_dir, pred_score_thr=args.score_thr, no_save_pred=False
     )

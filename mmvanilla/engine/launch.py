@@ -107,12 +107,32 @@ def use_safe_loading() -> None:
 def build_runner(cfg: Config) -> Runner:
     """Builds the runner of a config; every checkpoint it loads is read without running its code."""
     use_safe_loading()
-    if cfg.get('launcher') == 'pytorch' and get_device() == 'cpu':
-        # mmengine's own way of starting processes, and of wrapping the model, asks for GPUs.
-        torch.distributed.init_process_group('gloo')
-        cfg.setdefault('model_wrapper_cfg', dict(type='MMDistributedDataParallel'))
-        cfg.model_wrapper_cfg.setdefault('device_ids', None)
+    if cfg.get('launcher') == 'pytorch':
+        if 'RANK' not in os.environ:
+            raise UsageError(
+                '--launcher pytorch is for processes that torchrun starts: use tools/dist_train.sh '
+                'or tools/dist_test.sh, or leave it out.'
+            )
+        if get_device() == 'cpu':
+            _join_on_cpu(cfg)
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+
+
+def _join_on_cpu(cfg: Config) -> None:
+    """Joins the processes of this run; mmengine's own way, and of wrapping, asks for GPUs."""
+    if any(part.get('type') == 'SyncBN' for part in nested_dicts(cfg.model)):
+        raise UsageError(
+            'SyncBN works on GPUs alone: for several processes on CPUs set it to BN, in the '
+            'backbone by --cfg-options model.backbone.norm_cfg.type=BN.'
+        )
+    torch.distributed.init_process_group('gloo')
+    wrapper = dict(
+        type='MMDistributedDataParallel',
+        broadcast_buffers=False,
+        find_unused_parameters=cfg.get('find_unused_parameters', False),
+    )
+    cfg.setdefault('model_wrapper_cfg', wrapper)
+    cfg.model_wrapper_cfg.setdefault('device_ids', None)
 
 
 def check_pretrained(cfg: Config) -> None:

@@ -35,13 +35,14 @@ _RENAMES = {
 }
 
 
-_STEM = ('stem1.0.', 'stem.0.')
-_STEM_IN_DETECTOR = tuple(f'backbone.{name}' for name in _STEM)
+# Keys of the training and of the deploy form that other networks do not have.
+_MARKS = ('stem1.0.weight', 'stages.0.conv.weight')
+_MARKS_IN_DETECTOR = tuple(f'backbone.{key}' for key in _MARKS)
 
 
 def is_official_state_dict(state_dict: Mapping[str, Tensor]) -> bool:
     """Whether the keys are those of the authors' classifiers or detectors, in either form."""
-    return any(key.startswith(_STEM + _STEM_IN_DETECTOR) for key in state_dict)
+    return any(key in state_dict for key in _MARKS + _MARKS_IN_DETECTOR)
 
 
 def convert_official_state_dict(state_dict: Mapping[str, Tensor]) -> Dict[str, Tensor]:
@@ -60,7 +61,7 @@ def convert_official_state_dict(state_dict: Mapping[str, Tensor]) -> Dict[str, T
         UsageError: if a key is not one of the authors'.
     """
     converted = {}
-    is_detector = any(key.startswith(_STEM_IN_DETECTOR) for key in state_dict)
+    is_detector = any(key in state_dict for key in _MARKS_IN_DETECTOR)
     for full_key, value in state_dict.items():
         key = full_key.removeprefix('backbone.')
         if is_detector and key == full_key:  # neck or head

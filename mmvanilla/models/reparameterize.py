@@ -131,5 +131,6 @@ class _DetachingCopies(TorchFunctionMode):
         self, func: Callable, types: Any, args: tuple = (), kwargs: Optional[dict] = None
     ) -> Any:
         if func is Tensor.__deepcopy__ and not args[0].is_leaf:
-            args = (args[0].detach(), *args[1:])
+            tensor, memo = args
+            return memo.setdefault(id(tensor), tensor.detach().clone())
         return func(*args, **kwargs or {})

@@ -15,6 +15,7 @@ from typing import Tuple
 import torch
 
 from mmvanilla import VanillaNet
+from mmvanilla.engine import launch
 
 ROUNDS = 3
 STEPS = 3
@@ -51,6 +52,8 @@ def measure(
 def main() -> None:
     args = parse_args()
     size = (args.batch_size, 3, *args.shape)
+    with torch.device('meta'):  # what is wrong with the options is said here
+        VanillaNet(args.arch, widen_factor=args.widen_factor)
     found = {False: [], True: []}
     spawning = multiprocessing.get_context('spawn')
     with ProcessPoolExecutor(1, mp_context=spawning, max_tasks_per_child=1) as pool:
@@ -70,4 +73,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    with launch.one_sentence_errors():
+        main()

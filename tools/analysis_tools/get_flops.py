@@ -76,7 +76,7 @@ def count(cfg: Config, shape: Tuple[int, int], deploy: bool) -> Dict[str, int]:
         parameters=sum(p.numel() for p in model.parameters()),
         macs=counts['Global'],
         series_macs=sum(
-            counts[f'{root}.{name}']
+            counts.get(f'{root}.{name}', 0)  # layers after the last out index do not run
             for name, module in model.named_modules()
             if isinstance(module, SeriesActivation)
         ),

@@ -10,20 +10,20 @@ import platform
 import re
 import time
 from statistics import median
-from typing import Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import torch
 from get_flops import count
 from mmdet.structures import DetDataSample
 from mmengine.config import Config, DictAction
 from mmengine.logging import MMLogger
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 from torch.utils import collect_env
 
 from mmvanilla import switch_to_deploy
 from mmvanilla.engine import launch
-from mmvanilla.engine.evaluate import evaluate
+from mmvanilla.engine.evaluate import evaluate, load_weights
 from mmvanilla.errors import UsageError
 from mmvanilla.model_index import find_root
 from mmvanilla.models.pretrained import read_state_dict
@@ -72,6 +72,8 @@ def parse_args() -> argparse.Namespace:
         '--cfg-options', nargs='+', action=DictAction, help='override settings of the configs'
     )
     args = parser.parse_args()
+    if args.rounds < 1:
+        parser.error('--rounds: at least 1')
     for name, _ in args.checkpoint:
         if name not in {row[0] for row in PUBLISHED}:
             parser.error(f'--checkpoint: {name} is none of the configs of the table')
@@ -125,11 +127,27 @@ def name_device(device: str) -> str:
     return found[1] if found else platform.machine()
 
 
-def find_series_number(checkpoint: str) -> Optional[int]:
-    """The series number of a checkpoint's network, None if it is not a VanillaNet."""
-    weights = read_state_dict(checkpoint, mmap=True)
-    kernel = weights.get('backbone.stem.act.conv.weight')  # (C, 1, 2n + 1, 2n + 1)
-    return None if kernel is None else kernel.shape[-1] // 2
+def print_row(cells: List[Any]) -> None:
+    print(f'| {" | ".join("" if cell is None else str(cell) for cell in cells)} |', flush=True)
+
+
+def find_rows(given: List[Tuple[str, str]], configs: List[Config]) -> Dict[int, str]:
+    """The rows that config names and files are for; raises UsageError where they fit none."""
+    rows = [row[:2] for row in PUBLISHED]
+    found = {}
+    for config, file in given:
+        weights = read_state_dict(file, mmap=True)
+        kernel = weights.get('backbone.stem.act.conv.weight')  # (C, 1, 2n + 1, 2n + 1)
+        series_number = None if kernel is None else kernel.shape[-1] // 2
+        if (config, series_number) not in rows:
+            raise UsageError(
+                f'checkpoint {file} is of no row of {config}: its series number is {series_number}.'
+            )
+        row = rows.index((config, series_number))
+        launch.check_data(configs[row], 'test_dataloader', 'test_evaluator')
+        load_weights(MODELS.build(configs[row].model), weights, file, deploy=True)
+        found[row] = file
+    return found
 
 
 def main() -> None:
@@ -137,15 +155,9 @@ def main() -> None:
     MMLogger.get_instance('table5', log_level='ERROR')  # the models' own notices
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     shape = tuple(args.fps_shape or (PAPER_SHAPE if device == 'cuda' else (640, 400)))
+    init_default_scope('mmdet')
     configs = [read_config(*row[:2], args.cfg_options or {}) for row in PUBLISHED]
-    checkpoints = {}
-    for config, file in args.checkpoint:
-        row = (config, find_series_number(file))
-        if row not in [published[:2] for published in PUBLISHED]:
-            raise UsageError(f'checkpoint {file} has series number {row[1]}: no row of the table.')
-        checkpoints[row] = file
-    if checkpoints:
-        launch.check_data(configs[0], 'test_dataloader', 'test_evaluator')
+    checkpoints = find_rows(args.checkpoint, configs)
     counted = [count(cfg, PAPER_SHAPE, deploy=True) for cfg in configs]
     models = [make_detector(cfg, device) for cfg in configs]
     fps = measure_fps(models, shape, args.rounds, device)
@@ -155,25 +167,22 @@ def main() -> None:
         f'one image of {shape[0]}x{shape[1]}, median of {args.rounds}, {name_device(device)}, '
         f'{torch.get_num_threads()} threads, torch {torch.__version__}.\n'
     )
-    rows = [HEAD, ['---'] * len(HEAD)]
-    for row, cfg, found, mine in zip(PUBLISHED, configs, counted, fps):
+    print_row(HEAD)
+    print_row(['---'] * len(HEAD))
+    for i, (row, cfg, found) in enumerate(zip(PUBLISHED, configs, counted)):
         cfg.launcher, cfg.work_dir = 'none', 'work_dirs/table5'
-        file = checkpoints.get(row[:2])
-        ap = evaluate(cfg, file, deploy=True) if file else {}
-        rows.append(
+        ap = evaluate(cfg, checkpoints[i], deploy=True) if i in checkpoints else {}
+        print_row(
             [
-                row[0],
-                '' if row[1] is None else row[1],
+                *row[:2],
                 f'{found["parameters"] / 1e6:.2f}',
                 f'{layer_macs(found) / 1e9:.1f}',
                 f'{found["macs"] / 1e9:.1f}',
-                f'{mine:.3g}',
-                *(f'{100 * ap[key]:.1f}' if key in ap else '' for key in AP),
-                *('' if value is None else value for value in row[2:]),
+                f'{fps[i]:.3g}',
+                *(f'{100 * ap[key]:.1f}' if key in ap else None for key in AP),
+                *row[2:],
             ]
         )
-    for row in rows:
-        print(f'| {" | ".join(map(str, row))} |')
 
 
 if __name__ == '__main__':
