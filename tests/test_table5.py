@@ -9,7 +9,8 @@ import torch
 from conftest import ROOT
 from mmengine.registry import MODELS, init_default_scope
 from narrow_detector import narrow_options
-from test_tools import fail
+
+from mmvanilla import UsageError
 
 
 @pytest.fixture(scope='module')
@@ -44,6 +45,17 @@ def test_macs(table5):
         assert macs == pytest.approx(flops, rel=0.01), (name, series_number)
 
 
+@pytest.fixture(scope='module')
+def narrow_configs(table5, digits):
+    init_default_scope('mmdet')
+    options = {
+        'model.backbone': dict(widen_factor=1 / 64),
+        'test_dataloader.dataset.data_root': f'{digits}/',
+        'test_evaluator.ann_file': str(digits / 'annotations/instances_val2017.json'),
+    }
+    return [table5.read_config(*row[:2], options) for row in table5.PUBLISHED]
+
+
 @pytest.mark.parametrize(
     ('config', 'file', 'message'),
     [
@@ -52,13 +64,9 @@ def test_macs(table5):
         ('retinanet_vanillanet13', 'none.pth', 'none.pth does not exist'),
     ],
 )
-def test_checkpoints_of_others(config, file, message, trained, digits, monkeypatch, tmp_path):
-    """Said before anything is counted or timed."""
-    monkeypatch.chdir(tmp_path)
-    wanted = ('--cfg-options', 'test_dataloader.dataset.data_root', 'test_evaluator')
-    options = [option for option in narrow_options(digits) if option.startswith(wanted)]
-    args = ['--checkpoint', config, trained / file, *options]
-    assert message in fail('analysis_tools/table5', *args, monkeypatch=monkeypatch)
+def test_checkpoints_of_others(config, file, message, table5, narrow_configs, trained):
+    with pytest.raises(UsageError, match=message):
+        table5.find_rows([(config, str(trained / file))], narrow_configs)
 
 
 def test_table(trained, digits, table5, monkeypatch, capsys, tmp_path):
