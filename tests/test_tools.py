@@ -136,6 +136,15 @@ def test_bad_checkpoint(tool, name, expected, bad_checkpoints, digits, monkeypat
     assert not work_dir.exists()
 
 
+@pytest.mark.parametrize('channels', ['[8,16,32]', '[16,32]'])
+def test_channels_of_another_backbone(channels, digits, monkeypatch, tmp_path):
+    args = [CONFIG, f'--work-dir={tmp_path / "work"}', *narrow_options(digits)]
+    args.append(f'model.neck.in_channels={channels}')
+    message = fail('train', *args, monkeypatch=monkeypatch)
+    assert 'and the backbone gives [16, 32, 64]: set it to that' in message
+    assert not (tmp_path / 'work').exists()
+
+
 def test_resume_from_weights_alone(trained, digits, monkeypatch, tmp_path):
     args = [CONFIG, f'--work-dir={tmp_path}', f'--resume={trained / "epoch_3_deploy.pth"}']
     message = fail('train', *args, *narrow_options(digits), monkeypatch=monkeypatch)

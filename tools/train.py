@@ -81,6 +81,7 @@ def main() -> None:
             )
     if not cfg.get('resume'):
         launch.check_pretrained(cfg)
+    launch.check_channels(cfg)
     launch.check_classes(cfg)
     launch.build_runner(cfg).train()
 

@@ -17,6 +17,7 @@ from mmengine.runner import checkpoint as runner_checkpoint
 from ..checkpoint import fill_state_dict, load_checkpoint
 from ..errors import UsageError
 from ..models.pretrained import pretrained_cfgs
+from ..models.vanillanet import VanillaNet
 from .config import nested_dicts
 
 # Where the data sets of the configs are to be had, by their class.
@@ -149,6 +150,23 @@ def check_pretrained(cfg: Config) -> None:
                 '--cfg-options model.backbone.init_cfg=None.'
             )
         load_checkpoint(path, mmap=True)
+
+
+def check_channels(cfg: Config) -> None:
+    """Raises UsageError where the neck does not take the channels that a VanillaNet gives."""
+    backbone, neck = (dict(cfg.model.get(part) or {}) for part in ('backbone', 'neck'))
+    taken = neck.get('in_channels')
+    if str(backbone.pop('type', None)).split('.')[-1] != 'VanillaNet' or not isinstance(
+        taken, list
+    ):
+        return
+    with torch.device('meta'):
+        given = list(VanillaNet(**backbone | dict(init_cfg=None)).out_channels)
+    if taken != given:
+        raise UsageError(
+            f'model.neck.in_channels is {taken}, and the backbone gives {given}: set it to that, '
+            'or choose other out_indices.'
+        )
 
 
 def check_classes(cfg: Config) -> None:

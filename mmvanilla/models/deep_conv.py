@@ -100,8 +100,8 @@ class DeepConv(GuardedModule):
         mend = {
             'deep': 'build the network without deploy=True, and fuse it after loading',
             'merged': 'merge the network before loading (merge_deep_convs)',
-            'deploy': 'build the network with deploy=True, in the backbone and in the head, or '
-            'load the training checkpoint that it was made of',
+            'deploy': 'build the network with deploy=True (the backbone, and the head of a '
+            'classifier), or load the training checkpoint that it was made of',
         }[its]
         its, own = (form.replace('deep', 'training') for form in (its, own))
         return f'it is in {its} form, and the network in {own} form; {mend}.'
