@@ -154,11 +154,10 @@ def check_pretrained(cfg: Config) -> None:
 
 def check_channels(cfg: Config) -> None:
     """Raises UsageError where the neck does not take the channels that a VanillaNet gives."""
-    backbone, neck = (dict(cfg.model.get(part) or {}) for part in ('backbone', 'neck'))
-    taken = neck.get('in_channels')
-    if str(backbone.pop('type', None)).split('.')[-1] != 'VanillaNet' or not isinstance(
-        taken, list
-    ):
+    backbone, neck = dict(cfg.model.get('backbone') or {}), cfg.model.get('neck')
+    is_ours = str(backbone.pop('type', None)).split('.')[-1] == 'VanillaNet'
+    taken = neck.get('in_channels') if isinstance(neck, dict) else None
+    if not is_ours or not isinstance(taken, list):
         return
     with torch.device('meta'):
         given = list(VanillaNet(**backbone | dict(init_cfg=None)).out_channels)
