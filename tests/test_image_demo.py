@@ -68,9 +68,9 @@ def test_fused_weights_with_the_training_config(trained, photo, digits, run_tool
         (
             [
                 *('deploy.pth', 'photo.jpg', '--config'),
-                f'{ROOT}/configs/mask_rcnn_vanillanet13.py',
+                f'{ROOT}/configs/mask_rcnn_vanillanet_digits.py',
             ],
-            'deploy.pth is of another model',
+            'its series number is 4',
         ),
     ],
 )
