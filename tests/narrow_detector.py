@@ -1,5 +1,7 @@
 """The main config, at a size that trains in seconds."""
 
+from config_options import loader_options
+
 CONFIG = 'configs/retinanet_vanillanet13.py'
 CLASSES = 'zero,one,two,three,four,five,six,seven,eight,nine'
 # The main config at 1/64 of its width, on small images, without what mmengine cannot resume.
@@ -26,14 +28,8 @@ NARROW = [
 
 
 def narrow_options(digits):
-    options = list(NARROW)
-    for name in ('train', 'val', 'test'):
-        options += [
-            f'{name}_dataloader.num_workers=0',
-            f'{name}_dataloader.persistent_workers=False',
-            f'{name}_dataloader.dataset.data_root={digits}/',
-            f'{name}_dataloader.dataset.metainfo.classes={CLASSES}',
-        ]
+    data = (f'dataset.data_root={digits}/', f'dataset.metainfo.classes={CLASSES}')
+    options = [*NARROW, *loader_options(*data)]
     for name in ('val', 'test'):
         options.append(f'{name}_evaluator.ann_file={digits}/annotations/instances_val2017.json')
     return ['--cfg-options', *options]

@@ -1,6 +1,7 @@
 """The configs of the demos, for a few iterations: they train, evaluate and fuse."""
 
 import pytest
+from config_options import loader_options
 from mmengine.fileio import load
 
 LENGTHS = {
@@ -22,14 +23,7 @@ LENGTHS = {
 def test_trains_evaluates_and_fuses(name, checkpoint, metrics, digits, run_tool, tmp_path):
     config = f'configs/{name}.py'
     options = ['--cfg-options', *LENGTHS[name]]
-    for loader in ('train', 'val', 'test'):
-        options += [
-            f'{loader}_dataloader.{option}'
-            for option in (
-                *('num_workers=0', 'persistent_workers=False'),
-                f'dataset.data_root={digits}/',
-            )
-        ]
+    options += loader_options(f'dataset.data_root={digits}/')
     if name.startswith('mask'):
         annotations = digits / 'annotations/instances_val2017.json'
         options += [f'{part}_evaluator.ann_file={annotations}' for part in ('val', 'test')]

@@ -7,9 +7,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from config_options import read_config
 from conftest import ROOT
 from mmdet.apis import DetInferencer
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from narrow_detector import CONFIG, narrow_options
 from test_tools import fail
 
@@ -38,10 +39,7 @@ def test_draws_what_the_inferencer_finds(trained, photo, run_tool, capsys, tmp_p
 
 def test_fused_weights_with_the_training_config(trained, photo, digits, run_tool, capsys, tmp_path):
     config = tmp_path / 'config.py'
-    cfg = Config.fromfile(ROOT / CONFIG)
-    options = dict(option.split('=') for option in narrow_options(digits)[1:])
-    cfg.merge_from_dict({k: DictAction._parse_iterable(v) for k, v in options.items()})
-    cfg.dump(config)
+    read_config(ROOT / CONFIG, narrow_options(digits)[1:]).dump(config)
     for name in ('epoch_3.pth', 'epoch_3_deploy.pth'):
         args = ['--config', config, '--out-dir', tmp_path / name, '--score-thr', '0.0']
         run_tool(TOOL, trained / name, photo, *args)

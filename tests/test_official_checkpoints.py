@@ -5,8 +5,9 @@ import argparse
 import mmpretrain
 import pytest
 import torch
+from config_options import loader_options, read_config
 from conftest import ROOT, relative_error
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.fileio import load
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
@@ -46,22 +47,12 @@ def options(imagenet, fixture):
     options = ['model.backbone.widen_factor=0.015625', 'model.head.in_channels=64']
     options += [f'model.head.num_classes={classes}', f'data_preprocessor.num_classes={classes}']
     options.append(f'test_evaluator.1.labels={imagenet}/real.json')
-    for name in ('train', 'val', 'test'):
-        options += [
-            f'{name}_dataloader.batch_size=4',
-            f'{name}_dataloader.num_workers=0',
-            f'{name}_dataloader.persistent_workers=False',
-            f'{name}_dataloader.dataset.data_root={imagenet}',
-            f'{name}_dataloader.dataset.metainfo.classes=a,b',
-        ]
-    return options
+    data = (f'dataset.data_root={imagenet}', 'dataset.metainfo.classes=a,b')
+    return options + loader_options('batch_size=4', *data)
 
 
 def make_cfg(options, **kwargs):
-    cfg = Config.fromfile(ROOT / CONFIG)
-    parsed = dict(option.split('=') for option in options)
-    cfg.merge_from_dict({k: DictAction._parse_iterable(v) for k, v in parsed.items()} | kwargs)
-    return cfg
+    return read_config(ROOT / CONFIG, options, **kwargs)
 
 
 def evaluate(run, checkpoint, options, folder, *args):

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from config_options import read_config
 from conftest import ROOT, randomize
 from mmdet.registry import MODELS
-from mmengine.config import Config, DictAction
 from mmengine.fileio import load
 from mmengine.registry import init_default_scope
 from narrow_detector import CONFIG, narrow_options
@@ -24,9 +24,7 @@ def fixture():
 def detector(digits):
     """The main config at 1/64 of its width, with random weights in neck and head."""
     init_default_scope('mmdet')
-    cfg = Config.fromfile(ROOT / CONFIG)
-    options = dict(option.split('=') for option in narrow_options(digits)[1:])
-    cfg.merge_from_dict({k: DictAction._parse_iterable(v) for k, v in options.items()})
+    cfg = read_config(ROOT / CONFIG, narrow_options(digits)[1:])
     return randomize(MODELS.build(cfg.model))
 
 
