@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmengine.registry import DefaultScope
 from mmengine.visualization import Visualizer
 from narrow_detector import CONFIG, narrow_options
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -57,14 +58,24 @@ def run_python(*args, cwd=ROOT, timeout=300, check=True, **env):
     return result.stdout if check else result
 
 
+def forget_runs():
+    """Removes what runs leave in the process: default scopes, and where visualizers write."""
+    for manager in (DefaultScope, Visualizer, *Visualizer.__subclasses__()):
+        manager._instance_dict.clear()
+
+
 def run_in_process(monkeypatch, tool, *args):
     """Runs a tool as a program, in this process: starting another takes seconds."""
-    for visualizer in (Visualizer, *Visualizer.__subclasses__()):
-        visualizer._instance_dict.clear()  # that of another run, which writes where it did
+    forget_runs()
     monkeypatch.setattr(sys, 'argv', [tool, *map(str, args)])
     monkeypatch.chdir(ROOT)
     monkeypatch.syspath_prepend(Path(tool).parent.resolve())
     runpy.run_path(tool, run_name='__main__')
+
+
+@pytest.fixture(autouse=True)
+def no_earlier_run():
+    forget_runs()
 
 
 @pytest.fixture

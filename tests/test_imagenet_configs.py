@@ -168,6 +168,14 @@ def make_cfg(arch, imagenet, work_dir, max_epochs):
     return cfg
 
 
+# One of each kind in make test: plain, fine-tuned from another, adaptive; the rest are slow.
+@pytest.mark.parametrize(
+    'arch',
+    [
+        name if name in ('6', '11', '13-x1.5-ada') else pytest.param(name, marks=pytest.mark.slow)
+        for name in ARCHS
+    ],
+)
 def test_runs(arch, imagenet, tmp_path):
     """Two iterations and an evaluation, with EMA; then it resumes, and ends fused."""
     runner = Runner.from_cfg(make_cfg(arch, imagenet, tmp_path / 'run', 1))

@@ -6,7 +6,9 @@ import subprocess
 
 import pytest
 from conftest import ROOT, run_python
+from mmdet.registry import MODELS
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
 
 BLOCK = re.compile(r'```(\w*)\n(.*?)```', re.S)
 BLOCKS = BLOCK.findall((ROOT / 'README.md').read_text())
@@ -49,11 +51,8 @@ def test_config_snippets_build(tmp_path):
     for i, snippet in enumerate(snippets):
         (tmp_path / f'{i}.py').write_text(base + snippet)
     model, hook, optimizer = (Config.fromfile(tmp_path / f'{i}.py') for i in range(3))
-    code = (
-        'from mmdet.registry import MODELS; from mmengine.config import Config\n'
-        f"print(MODELS.build(Config.fromfile(r'{tmp_path}/0.py').model).backbone.out_channels)"
-    )
-    assert run_python('-c', code).strip().endswith('(1024, 2048, 4096)')
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        assert MODELS.build(model.model).backbone.out_channels == (1024, 2048, 4096)
     assert hook.custom_hooks[0].decay_epochs == 100
     assert optimizer.optim_wrapper.paramwise_cfg.blocks_per_layer == 2
 
