@@ -50,8 +50,9 @@ SIDES = {'dino': 256}  # as many places in its maps as it has queries; others 12
 # What heads that have hardly trained predict counts too.
 THRESHOLDS = dict(score_thr=0.0, filter_thr=0.0)
 MASK_THRESHOLDS = {'solo': 0.01}  # where its masks start; others as they are
-# Untrained, these make up to pixels and percents of rounding, and are compared without it.
-FLOAT64 = ('faster_rcnn', 'cascade_rcnn', 'mask_rcnn', 'sparse_rcnn', 'solov2')
+# Untrained, these make up to pixels and percents of rounding, or choose otherwise among scores that
+# are all but equal: they are compared without it.
+FLOAT64 = ('faster_rcnn', 'cascade_rcnn', 'mask_rcnn', 'sparse_rcnn', 'solov2', 'dino')
 
 
 def plug_in(cfg, out_indices):
