@@ -26,13 +26,14 @@ def fixture(request):
     return torch.load(ROOT / f'tests/data/{request.param}.pt', weights_only=True)
 
 
-def build(fixture, key='state_dict', dropout=0.05):
+def build(fixture, key='state_dict', dropout=0.05, merged=False):
     deploy = key == 'deploy_state_dict'
     model = ImageClassifier(
         backbone=dict(
             type='mmvanilla.VanillaNet',
             arch=dict(channels=fixture['dims'], strides=fixture['strides']),
             act_num=fixture['act_num'],
+            merged=merged,
             deploy=deploy,
         ),
         head=dict(
@@ -40,6 +41,7 @@ def build(fixture, key='state_dict', dropout=0.05):
             num_classes=fixture['num_classes'],
             in_channels=fixture['dims'][-1],
             dropout=dropout,
+            merged=merged,
             deploy=deploy,
         ),
     )
@@ -68,7 +70,10 @@ def test_merged_form(fixture):
     model = build(fixture)
     with torch.no_grad():
         expected = model(fixture['input'])
-        assert relative_error(merge_deep_convs(model)(fixture['input']), expected) < 1e-5
+        built = build(fixture, merged=True)
+        assert built.state_dict().keys() == merge_deep_convs(model).state_dict().keys()
+        for merged in (merge_deep_convs(model), built):
+            assert relative_error(merged(fixture['input']), expected) < 1e-5
 
 
 def test_training_loss_and_gradients_equal_the_authors(fixture):

@@ -57,6 +57,21 @@ def test_authors_coco_recipe(framework):
     assert masks == [framework == 'mask_rcnn']
 
 
+FAST = sorted((ROOT / 'configs').rglob('*_fast*.py'))
+
+
+@pytest.mark.parametrize('config', FAST, ids=lambda path: path.stem)
+def test_fast_configs_differ_in_a_word(config):
+    fast, base = (
+        Config.fromfile(path).to_dict() for path in (config, str(config).replace('_fast', ''))
+    )
+    if fast['model']['backbone'].pop('merged', False):
+        assert fast['custom_hooks'][0]['decay_epochs'] == 0
+    else:
+        assert fast['custom_hooks'][0].pop('merge') is True
+    assert fast == base
+
+
 @pytest.mark.parametrize('framework', FRAMEWORKS)
 def test_appendix_b(framework):
     """VanillaNet-11, learning rate 1.4e-4, decay 0.8; series number 3 as in Table 5."""

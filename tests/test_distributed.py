@@ -1,4 +1,4 @@
-"""Two gloo processes against one: λ, gradients, the loss curve, and going on with fewer."""
+"""Two gloo processes against one: λ, merging, gradients, losses, and going on with fewer."""
 
 import json
 import os
@@ -32,7 +32,8 @@ optim_wrapper = dict(optimizer=dict(_delete_=True, type='SGD', lr=0.2))
 param_scheduler = []
 default_hooks = dict(checkpoint=dict(interval=2))
 custom_hooks = [
-    dict(type='mmvanilla.DeepTrainingHook', by_epoch=False, decay_iters=2), dict(type='Record')]
+    dict(type='mmvanilla.DeepTrainingHook', by_epoch=False, decay_iters=2, merge=True),
+    dict(type='Record')]
 """
 RECORDING = """
 import json
@@ -114,6 +115,9 @@ def test_two_processes_train_as_one(project, monkeypatch):
         assert [step['lambdas'] for step in mine] == [[0], [0.5], [1], [1]]
     assert [step['weights'] for step in two[0]] == [step['weights'] for step in two[1]]
     assert two[0][0]['loss'] != two[1][0]['loss']  # each has its own images
+    # Each deep convolution is one at λ = 1, in DDP too, which then follows the merged ones.
+    assert len({len(step['weights']) for step in one[:2]}) == 1
+    assert len(one[2]['weights']) < len(one[1]['weights'])
     losses = [step['loss'] for step in one]
     means = [(a['loss'] + b['loss']) / 2 for a, b in zip(*two)]
     assert means == pytest.approx(losses, rel=1e-4)

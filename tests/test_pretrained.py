@@ -5,7 +5,14 @@ import torch
 from conftest import randomize
 from mmengine.model.weight_init import PretrainedInit
 
-from mmvanilla import UsageError, VanillaNet, convert_official_state_dict, switch_to_deploy
+from mmvanilla import (
+    UsageError,
+    VanillaNet,
+    convert_official_state_dict,
+    merge_deep_convs,
+    set_deep_training_lambda,
+    switch_to_deploy,
+)
 from mmvanilla.models.reparameterize import deep_convs
 
 FIXTURE = 'tests/data/vanillanet_6_w8_n3.pt'
@@ -95,6 +102,51 @@ def test_mismatch_is_named(tmp_path, change, kwargs, message):
     torch.save(source.state_dict(), tmp_path / 'a.pth')
     with pytest.raises(UsageError, match=r'a\.pth does not fit the backbone: ' + '.*' + message):
         build(tmp_path / 'a.pth', **kwargs)
+
+
+@pytest.mark.parametrize('form', ['authors', 'deep', 'merged'])
+def test_merged_network_takes_weights_of_training(form, fixture, tmp_path):
+    source = randomize(VanillaNet('6', widen_factor=1 / 64)).eval()
+    if form == 'authors':
+        source.load_state_dict(fixture['state_dict'], strict=False)
+        weights = fixture['state_dict']
+    else:
+        weights = (merge_deep_convs(source) if form == 'merged' else source).state_dict()
+    torch.save(weights, tmp_path / 'a.pth')
+    backbone = build(tmp_path / 'a.pth', merged=True).eval()
+    assert not any(conv.is_deep for conv in deep_convs(backbone))
+    with torch.no_grad():
+        torch.testing.assert_close(backbone(fixture['input']), source(fixture['input']))
+    # And by torch's own loading.
+    again = VanillaNet('6', widen_factor=1 / 64, merged=True)
+    backbone_weights = {k: v for k, v in weights.items() if not k.startswith('cls')}
+    again.load_state_dict(backbone_weights, strict=True)
+    for name, value in backbone.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value), name
+
+
+def test_merged_network_of_a_shallower_one(tmp_path):
+    source = randomize(VanillaNet('6', widen_factor=1 / 64))
+    torch.save(source.state_dict(), tmp_path / 'a.pth')
+    init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'a.pth'), source_arch='6')
+    backbone = VanillaNet('6', widen_factor=1 / 64, merged=True, init_cfg=init_cfg)
+    backbone.init_weights()
+    expected = merge_deep_convs(source)
+    assert torch.equal(backbone.blocks[1].conv.conv.weight, expected.blocks[1].conv.conv.weight)
+
+
+def test_merging_on_the_way_below_one_is_refused(tmp_path):
+    source = VanillaNet('6', widen_factor=1 / 64)
+    set_deep_training_lambda(source, 0.4)
+    torch.save(source.state_dict(), tmp_path / 'a.pth')
+    with pytest.raises(UsageError, match='a.pth does not fit.*its λ is 0.4.*without merged=True'):
+        build(tmp_path / 'a.pth', merged=True)
+    deploy = switch_to_deploy(VanillaNet('6', widen_factor=1 / 64)).state_dict()
+    with pytest.raises(UsageError, match='in deploy form, and the network in merged form'):
+        VanillaNet('6', widen_factor=1 / 64, merged=True).load_state_dict(deploy)
+    merged = VanillaNet('6', widen_factor=1 / 64, merged=True).state_dict()
+    with pytest.raises(UsageError, match='build the network with merged=True'):
+        source.load_state_dict(merged)
 
 
 def test_deploy_form_is_named(tmp_path):

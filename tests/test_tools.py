@@ -17,6 +17,10 @@ from mmengine.config.utils import MODULE2PACKAGE
 from narrow_detector import CONFIG, narrow_options
 from test_checkpoint import Payload
 
+from mmvanilla import VanillaNet
+from mmvanilla.checkpoint import load_checkpoint
+from mmvanilla.models.reparameterize import merge_weights
+
 
 def logged(work_dir, key):
     """Values of a training log in order of iterations."""
@@ -52,18 +56,27 @@ def test_resume_from_the_middle(trained, digits, run_tool, tmp_path):
         assert logged(tmp_path / 'run', key) == logged(trained, key)[4:], key
 
 
-def test_killed_run_goes_on(trained, digits, tmp_path):
-    command = [sys.executable, 'tools/train.py', CONFIG, '--work-dir', str(tmp_path)]
-    command += narrow_options(digits)
+def kill_when(condition, command):
+    """Runs a training command, and kills it once a condition holds."""
     process = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    deadline = time.monotonic() + 120
-    while not (tmp_path / 'epoch_1.pth').exists():  # renamed into place, so whole
+    deadline = time.monotonic() + 240
+    while not condition():
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
+
+
+def train_command(work_dir, digits):
+    options = narrow_options(digits)
+    return [sys.executable, 'tools/train.py', CONFIG, '--work-dir', str(work_dir), *options]
+
+
+def test_killed_run_goes_on(trained, digits, tmp_path):
+    command = train_command(tmp_path, digits)
+    kill_when((tmp_path / 'epoch_1.pth').exists, command)  # renamed into place, so whole
     # What a kill in the middle of mmengine's own writing would have left behind.
     (tmp_path / 'epoch_2.pth').write_bytes((tmp_path / 'epoch_1.pth').read_bytes()[:5000])
     (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'epoch_2.pth'))
@@ -73,14 +86,56 @@ def test_killed_run_goes_on(trained, digits, tmp_path):
     assert (tmp_path / 'epoch_3_deploy.pth').exists()
 
 
+MERGING = ['custom_hooks.0.merge=True', 'train_cfg.max_epochs=4', 'train_cfg.val_interval=4']
+
+
+@pytest.fixture(scope='module')
+def merged_run(digits, tmp_path_factory):
+    """Four epochs, of which the third begins with the merge."""
+    work_dir = tmp_path_factory.mktemp('merging')
+    run_python(*train_command(work_dir, digits)[1:], *MERGING)
+    return work_dir
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ('epoch', 'words'), [(1, ''), (2, 'trains on in merged form'), (3, '')], ids=str
+)
+def test_killed_merging_run_goes_on(epoch, words, merged_run, digits, tmp_path):
+    """Before the merge, in the epoch that begins with it, and after."""
+
+    def killed_here():
+        logs = ''.join(path.read_text() for path in tmp_path.glob('*/*.log'))
+        return (tmp_path / f'epoch_{epoch}.pth').exists() and words in logs
+
+    command = [*train_command(tmp_path, digits), *MERGING]
+    kill_when(killed_here, command)
+    assert f'resumed epoch: {epoch}, ' in run_python(*command[1:], '--resume')
+    for key in ('loss', 'lr', 'lambda'):
+        assert logged(tmp_path, key)[-4:] == logged(merged_run, key)[-4:], key
+    assert average_precision(tmp_path) == average_precision(merged_run)
+    final = [load_checkpoint(run / 'epoch_4.pth') for run in (tmp_path, merged_run)]
+    assert final[0]['meta']['form'] == 'merged'
+    for name, value in final[0]['state_dict'].items():
+        assert torch.equal(value, final[1]['state_dict'][name]), name
+
+
 def average_precision(work_dir):
-    (path,) = work_dir.glob('*/*.json')
-    return json.loads(path.read_text())['coco/bbox_mAP']
+    """Of an evaluation, or the last of a training run."""
+    path = max([*work_dir.glob('*/*.json'), *work_dir.glob('*/vis_data/scalars.json')])
+    lines = map(json.loads, path.read_text().splitlines())
+    return [line['coco/bbox_mAP'] for line in lines if 'coco/bbox_mAP' in line][-1]
 
 
 def test_evaluation_in_every_form(trained, digits, run_tool, tmp_path):
-    """A train-form checkpoint, the same fused on the way, and the fused file give one AP."""
+    """A train-form checkpoint, merged, fused on the way, and the fused file give one AP."""
+    backbone = VanillaNet('13', widen_factor=1 / 64, act_num=4, merged=True)
+    weights = load_checkpoint(trained / 'epoch_3.pth')['state_dict']
+    merged = merge_weights(torch.nn.ModuleDict(dict(backbone=backbone)), weights)
+    assert len(merged) < len(weights)
+    torch.save(dict(state_dict=merged), tmp_path / 'merged.pth')
     runs = {
+        'merged': [tmp_path / 'merged.pth'],
         'train_form': ['epoch_3.pth'],
         'fused_here': ['epoch_3.pth', '--deploy'],
         'fused_file': ['epoch_3_deploy.pth', '--deploy'],

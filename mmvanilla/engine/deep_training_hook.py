@@ -2,11 +2,11 @@
 
 import math
 from pathlib import Path
-from typing import Any, List, Optional
+from typing import Any, Optional
 
 import torch
 from mmengine.dist import master_only
-from mmengine.hooks import EMAHook, Hook
+from mmengine.hooks import Hook
 from mmengine.runner import IterBasedTrainLoop, Runner
 
 from ..checkpoint import fill_state_dict, replace_when_whole
@@ -15,6 +15,7 @@ from ..models.pretrained import list_mismatches, pretrained_cfgs
 from ..models.reparameterize import (
     check_fused,
     deep_convs,
+    form_of,
     set_deep_training_lambda,
     switch_to_deploy,
     unwrap,
@@ -22,6 +23,7 @@ from ..models.reparameterize import (
 from ..registry import HOOKS, register
 from ..version import __version__
 from .config import deploy_config
+from .merging import check_wrapper, ema_hooks, merge_in_run
 
 SCHEDULES = {
     'linear': lambda progress: progress,
@@ -47,6 +49,9 @@ class DeepTrainingHook(Hook):
         schedule: 'linear', λ = e / E, or 'cosine', λ = (1 - cos(π e / E)) / 2.
         by_epoch: Whether λ moves at every epoch, or at every iteration.
         decay_iters: Iterations until λ = 1, with ``by_epoch=False``.
+        merge: Whether to merge each pair of convolutions as soon as λ = 1, and train on in merged
+            form, for about half the arithmetic. The network computes the same in eval mode. The
+            paper trains on in deep form.
 
     Raises:
         UsageError: for an unknown schedule, or a length that is missing or negative.
@@ -60,6 +65,7 @@ class DeepTrainingHook(Hook):
         schedule: str = 'linear',
         by_epoch: bool = True,
         decay_iters: Optional[int] = None,
+        merge: bool = False,
     ) -> None:
         if schedule not in SCHEDULES:
             raise UsageError(
@@ -75,11 +81,14 @@ class DeepTrainingHook(Hook):
             raise UsageError(f'{self.length_name}={self.length} is negative: give 0 or more.')
         self.schedule = schedule
         self.by_epoch = by_epoch
+        self.merge = merge
         self.weights_loaded = False
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         self.weights_loaded = not runner._resume
         fill_state_dict(checkpoint)
+        if runner._resume and form_of(unwrap(runner.model), checkpoint['state_dict']) == 'merged':
+            self._merge(runner)  # before its weights, momenta and averages are loaded
         # Fine-tuning to other classes: mmpretrain's EMA hook would refuse the averaged copy, which
         # the state dict holds too.
         own = unwrap(runner.model).state_dict()
@@ -98,6 +107,13 @@ class DeepTrainingHook(Hook):
         if next(deep_convs(runner.model), None) is None:
             raise UsageError(
                 'DeepTrainingHook found no deep convolution in the model: remove the hook.'
+            )
+        if self.merge:
+            check_wrapper(runner.model)
+        if self._lambda(runner) < 1 and not any(conv.is_deep for conv in deep_convs(runner.model)):
+            raise UsageError(
+                f'{self.length_name}={self.length} anneals λ, and the network is merged already: '
+                f'set {self.length_name}=0, or build the network without merged=True.'
             )
         steps = runner.max_epochs if self.by_epoch else runner.max_iters
         last = deep_training_lambda(steps - 1, self.length, self.schedule)
@@ -126,10 +142,13 @@ class DeepTrainingHook(Hook):
             self._set_lambda(runner)
         runner.message_hub.update_scalar('train/lambda', self._lambda(runner))
 
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        checkpoint['meta']['form'] = form_of(unwrap(runner.model), checkpoint['state_dict'])
+
     @master_only
     def after_train(self, runner: Runner) -> None:
         # mmpretrain's EMA hook may be told to evaluate the model itself.
-        hooks = [hook for hook in _ema_hooks(runner) if getattr(hook, 'evaluate_on_ema', True)]
+        hooks = [hook for hook in ema_hooks(runner) if getattr(hook, 'evaluate_on_ema', True)]
         model = unwrap(hooks[0].ema_model if hooks else runner.model)
         reached = min(conv.lambda_ for conv in deep_convs(model))
         if reached < 1:
@@ -145,6 +164,7 @@ class DeepTrainingHook(Hook):
             meta=dict(
                 cfg=deploy_config(runner.cfg).pretty_text,
                 dataset_meta=getattr(runner.train_dataloader.dataset, 'metainfo', None),
+                form='deploy',
                 epoch=runner.epoch,
                 iter=runner.iter,
                 mmvanilla_version=__version__,
@@ -160,12 +180,17 @@ class DeepTrainingHook(Hook):
         return deep_training_lambda(step, self.length, self.schedule)
 
     def _set_lambda(self, runner: Runner) -> None:
-        for model in (runner.model, *(hook.ema_model for hook in _ema_hooks(runner))):
-            set_deep_training_lambda(model, self._lambda(runner))
+        value = self._lambda(runner)
+        for model in (runner.model, *(hook.ema_model for hook in ema_hooks(runner))):
+            set_deep_training_lambda(model, value)
+        if self.merge and value == 1:
+            self._merge(runner)
 
-
-def _ema_hooks(runner: Runner) -> List[EMAHook]:
-    return [hook for hook in runner.hooks if isinstance(hook, EMAHook)]
+    def _merge(self, runner: Runner) -> None:
+        if not any(conv.is_deep for conv in deep_convs(runner.model)):
+            return
+        merge_in_run(runner)
+        runner.logger.info('λ = 1: the network trains on in merged form.')
 
 
 def _is_pretrained(model: torch.nn.Module) -> bool:

@@ -10,7 +10,13 @@ from torch import Tensor, nn
 
 from ..errors import UsageError
 from ..models.pretrained import list_mismatches, read_state_dict
-from ..models.reparameterize import switch_to_deploy, unwrap
+from ..models.reparameterize import (
+    form_of,
+    merge_deep_convs,
+    merge_weights,
+    switch_to_deploy,
+    unwrap,
+)
 from . import launch
 
 
@@ -46,12 +52,12 @@ def load_weights(model: nn.Module, weights: Dict[str, Tensor], path: str, deploy
         UsageError: if they are not the model's, or if the network cannot be fused at its λ.
     """
     model = unwrap(model)
+    # Where the form is another, the model is switched to it; its weights are replaced right after.
+    switch = {'merged': merge_deep_convs, 'deploy': switch_to_deploy}.get(form_of(model, weights))
+    if switch:
+        switch(model, inplace=True)
+    weights = merge_weights(model, weights)
     mismatches = list_mismatches(weights, model.state_dict())
-    if mismatches['missing'] and not any(key.endswith('stem.conv.conv1.weight') for key in weights):
-        # Either the checkpoint is fused, or it is of another model. The switch changes the model's
-        # form alone: its weights are replaced right after.
-        switch_to_deploy(model, inplace=True)
-        mismatches = list_mismatches(weights, model.state_dict())
     with suppress(RuntimeError):  # about shapes, which are named below
         model.load_state_dict(weights, strict=False)
     for what in ('missing', 'of another shape'):

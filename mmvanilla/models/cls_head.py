@@ -33,6 +33,7 @@ class VanillaNetClsHead(ClsHead):
             over images and classes, on targets smoothed by 0.1, hard or soft (Mixup, CutMix).
         deploy: Whether to build the deploy form, for weights that are fused already.
         norm_cfg: Config of the batch norm; its eps is 1e-6 unless it gives one.
+        merged: Whether to build the merged form, as the backbone's.
         init_cfg: Weight initialization; the backbone's by default.
         kwargs: ``topk`` and ``cal_acc`` of mmpretrain's ClsHead.
     """
@@ -45,6 +46,7 @@ class VanillaNetClsHead(ClsHead):
         loss: Optional[dict] = None,
         deploy: bool = False,
         norm_cfg: dict = dict(type='BN'),
+        merged: bool = False,
         init_cfg: Optional[dict] = None,
         **kwargs: Any,
     ) -> None:
@@ -68,6 +70,7 @@ class VanillaNetClsHead(ClsHead):
             mid_channels=num_classes,
             norm_cfg=norm_cfg,
             final_norm=False,
+            merged=merged,
             deploy=deploy,
         )
 

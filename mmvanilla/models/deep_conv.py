@@ -1,6 +1,6 @@
 """The deep convolution: two convolutions in training that are one in deployment (section 3.1)."""
 
-from typing import Mapping, Optional
+from typing import Any, Dict, Mapping, Optional
 
 import torch
 import torch.nn.functional as F
@@ -57,6 +57,8 @@ class DeepConv(GuardedModule):
         mid_channels: Channels between the two; ``in_channels`` by default.
         norm_cfg: Config of the batch norms.
         final_norm: Whether a norm follows the second convolution (not in a classifier).
+        merged: Whether to build the merged form. It loads weights in deep form too: they are merged
+            on the way, if their λ is 1.
         deploy: Whether to build the deploy form.
 
     Shape: (N, C_in, H, W) to (N, C_out, H', W').
@@ -72,15 +74,26 @@ class DeepConv(GuardedModule):
         mid_channels: Optional[int] = None,
         norm_cfg: dict = dict(type='BN'),
         final_norm: bool = True,
+        merged: bool = False,
         deploy: bool = False,
     ) -> None:
         super().__init__()
         geometry = dict(kernel_size=kernel_size, stride=stride, padding=padding)
-        if deploy:
-            self.conv = nn.Conv2d(in_channels, out_channels, **geometry)
-            self.norm = None
-            return
         mid_channels = mid_channels or in_channels
+        # What builds this layer in deep form.
+        self.arguments = dict(
+            in_channels=in_channels,
+            out_channels=out_channels,
+            **geometry,
+            mid_channels=mid_channels,
+            norm_cfg=norm_cfg,
+            final_norm=final_norm,
+        )
+        if merged or deploy:
+            self.conv = nn.Conv2d(in_channels, out_channels, **geometry)
+            has_norm = final_norm and not deploy
+            self.norm = build_batch_norm(norm_cfg, out_channels) if has_norm else None
+            return
         self.conv1 = nn.Conv2d(in_channels, mid_channels, **geometry)
         self.norm1 = build_batch_norm(norm_cfg, mid_channels)
         self.act = DeepActivation()
@@ -97,14 +110,52 @@ class DeepConv(GuardedModule):
         its, own = form_in(state_dict, prefix), form_in(self.state_dict())
         if its in (None, own):
             return None
+        lambda_ = float(state_dict.get(f'{prefix}act._extra_state', 1))
         mend = {
-            'deep': 'build the network without deploy=True, and fuse it after loading',
-            'merged': 'merge the network before loading (merge_deep_convs)',
+            'deep': 'build the network without deploy=True, and fuse it after loading'
+            if lambda_ == 1
+            else f'its λ is {lambda_:g}, and the pair merges only at 1: train it to λ = 1 first, '
+            'or build the network without merged=True',
+            'merged': 'build the network with merged=True (the backbone, and the head of a '
+            'classifier)',
             'deploy': 'build the network with deploy=True (the backbone, and the head of a '
             'classifier), or load the training checkpoint that it was made of',
         }[its]
         its, own = (form.replace('deep', 'training') for form in (its, own))
         return f'it is in {its} form, and the network in {own} form; {mend}.'
+
+    def merge_weights(self, state_dict: Dict[str, Tensor], prefix: str) -> None:
+        """Merges this layer's weights of the deep form in a state dict, if it is in merged form.
+
+        Weights that are in another form, of other shapes, or of λ < 1 are left as they are.
+
+        Args:
+            state_dict: The weights, changed in place.
+            prefix: What the keys of this layer begin with.
+        """
+        if self.is_deep or (self.norm is None and self.arguments['final_norm']):
+            return
+        with torch.device('meta'):
+            deep = DeepConv(**self.arguments)
+        expected = deep.state_dict()
+        given = {key: state_dict[prefix + key] for key in expected if prefix + key in state_dict}
+        shapes = [
+            {key: value.shape for key, value in weights.items() if 'extra_state' not in key}
+            for weights in (given, expected)
+        ]
+        if shapes[0] != shapes[1]:
+            return
+        deep.load_state_dict(given, strict=False, assign=True)
+        if deep.lambda_ != 1:
+            return
+        deep.merge()
+        for key in given:
+            del state_dict[prefix + key]
+        state_dict.update({prefix + key: value for key, value in deep.state_dict().items()})
+
+    def _load_from_state_dict(self, state_dict: Dict[str, Tensor], prefix: str, *args: Any) -> None:
+        self.merge_weights(state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     @property
     def lambda_(self) -> float:
@@ -120,7 +171,7 @@ class DeepConv(GuardedModule):
         elif value != 1:
             raise UsageError(
                 f'λ = {value} cannot be set on a merged deep convolution: its two convolutions are '
-                'one; build the network in its deep form.'
+                'one; build the network in its deep form (without merged=True).'
             )
 
     def forward(self, x: Tensor) -> Tensor:

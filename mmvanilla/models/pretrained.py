@@ -10,6 +10,7 @@ from ..checkpoint import get_state_dict, load_checkpoint
 from ..errors import UsageError
 from .guarded_loading import GuardedModule
 from .official import convert_official_state_dict, is_official_state_dict
+from .reparameterize import merge_weights
 
 
 def pretrained_cfgs(init_cfg: Any) -> Iterator[dict]:
@@ -70,6 +71,8 @@ def load_pretrained(
     expected = backbone.state_dict()
     if layers is not None:
         state_dict = _rename_layers(state_dict, layers)
+    state_dict = merge_weights(backbone, state_dict)
+    if layers is not None:
         expected = {k: v for k, v in expected.items() if _layer(k) in layers.values()}
     problem = find_mismatch(backbone, state_dict, expected)
     if problem:

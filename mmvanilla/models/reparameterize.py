@@ -1,14 +1,14 @@
 """λ, merging and fusing over whole networks: detectors, classifiers, any ``nn.Module``."""
 
 import copy
-from typing import Any, Callable, Iterator, Optional
+from typing import Any, Callable, Dict, Iterator, Mapping, Optional
 
 import torch
 from mmengine.model import BaseAveragedModel, is_model_wrapper
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .deep_conv import DeepConv
+from .deep_conv import DeepConv, form_in
 from .series_activation import SeriesActivation
 
 
@@ -70,6 +70,31 @@ def switch_to_deploy(model: nn.Module, inplace: bool = False) -> nn.Module:
 def deep_convs(model: nn.Module) -> Iterator[DeepConv]:
     """Every deep convolution inside ``model``."""
     return (module for module in model.modules() if isinstance(module, DeepConv))
+
+
+def merge_weights(model: nn.Module, state_dict: Mapping[str, Tensor]) -> Dict[str, Tensor]:
+    """A copy of a state dict, in the deep form or not, with what ``model`` holds merged merged.
+
+    Args:
+        model: A network whose deep convolutions are in any form.
+        state_dict: Weights of it.
+    """
+    state_dict = dict(state_dict)
+    for name, module in model.named_modules():
+        if isinstance(module, DeepConv):
+            module.merge_weights(state_dict, f'{name}.')
+    return state_dict
+
+
+def form_of(model: nn.Module, state_dict: Mapping[str, Tensor]) -> Optional[str]:
+    """The form ('deep', 'merged' or 'deploy') that weights of ``model`` are in.
+
+    None if no deep convolution of ``model``, which may be in any form itself, is among them.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, DeepConv) and form_in(state_dict, f'{name}.'):
+            return form_in(state_dict, f'{name}.')
+    return None
 
 
 def unwrap(model: nn.Module) -> nn.Module:

@@ -17,6 +17,7 @@ from ..registry import MODELS, register
 from .deep_conv import DeepConv
 from .official import convert_official_state_dict, is_official_state_dict
 from .pretrained import find_mismatch, load_pretrained, pretrained_cfgs
+from .reparameterize import merge_weights
 from .series_activation import SeriesActivation
 
 
@@ -66,6 +67,8 @@ class VanillaNet(BaseModule):
             must match. A checkpoint of None is left out. With ``source_arch`` beside it, the
             checkpoint is of that shallower network: layers go to those at the same place of the
             same stage, and the layers that it lacks are initialized afresh.
+        merged: Whether to build the merged form, for training at λ = 1 throughout, as fine-tuning
+            does. Weights in deep form, the authors' too, are merged as they are loaded.
 
     Raises:
         UsageError: for an unknown arch, lengths that do not match, or indices out of range.
@@ -114,6 +117,7 @@ class VanillaNet(BaseModule):
         with_cp: bool = False,
         deploy: bool = False,
         init_cfg: Union[dict, List[dict], None] = None,
+        merged: bool = False,
     ) -> None:
         super().__init__(init_cfg)
         channels, strides, pool_sizes = self._parse_arch(arch)
@@ -149,6 +153,7 @@ class VanillaNet(BaseModule):
                 **stem_geometry,
                 mid_channels=channels[0],
                 norm_cfg=norm_cfg,
+                merged=merged,
                 deploy=deploy,
             ),
             nn.Identity(),
@@ -164,7 +169,13 @@ class VanillaNet(BaseModule):
                 pool = nn.MaxPool2d(stride)
             self.blocks.append(
                 VanillaBlock(
-                    DeepConv(channels[i], channels[i + 1], norm_cfg=norm_cfg, deploy=deploy),
+                    DeepConv(
+                        channels[i],
+                        channels[i + 1],
+                        norm_cfg=norm_cfg,
+                        merged=merged,
+                        deploy=deploy,
+                    ),
                     pool,
                     SeriesActivation(channels[i + 1], act_num, deploy, norm_cfg),
                 )
@@ -324,7 +335,7 @@ class VanillaNet(BaseModule):
             state_dict.update(convert_official_state_dict(weights))
         own = prefix + 'backbone.'
         given = {k.removeprefix(own): v for k, v in state_dict.items() if k.startswith(own)}
-        problem = find_mismatch(self, given) if given else None
+        problem = find_mismatch(self, merge_weights(self, given)) if given else None
         if problem:
             raise UsageError(f'the checkpoint does not fit the backbone: {problem}')
 

@@ -1,0 +1,209 @@
+"""Merging while training: the function, the optimizer, averaged copies, resume."""
+
+import copy
+
+import mmpretrain.engine  # noqa: F401  registers Lamb
+import pytest
+import torch
+from conftest import randomize
+from mmengine.hooks import Hook
+from test_deep_training_hook import Classifier, Record, make_runner
+from torch import nn
+
+from mmvanilla import UsageError
+from mmvanilla.checkpoint import load_checkpoint
+from mmvanilla.engine import merging
+from mmvanilla.engine.merging import ema_hooks
+from mmvanilla.models.reparameterize import deep_convs, form_of
+
+X = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+OPTIMIZERS = {
+    'SGD': dict(type='SGD', lr=0.01, momentum=0.9, weight_decay=0.05),
+    'AdamW': dict(type='AdamW', lr=0.001, weight_decay=0.05),
+    'Lamb': dict(type='mmpretrain.Lamb', lr=0.001, weight_decay=0.05),
+}
+PARAMWISE = {
+    'one group': dict(),
+    'a group per parameter': dict(paramwise_cfg=dict(norm_decay_mult=0.0, bias_lr_mult=2.0)),
+    'layer-wise decay': dict(
+        constructor='mmvanilla.LayerDecayOptimWrapperConstructor',
+        paramwise_cfg=dict(decay_rate=0.5),
+    ),
+}
+SCHEDULE = [dict(type='CosineAnnealingLR', T_max=8, by_epoch=False)]
+
+
+def merging_runner(work_dir, optimizer='SGD', paramwise='one group', ema=None, hooks=(), **kwargs):
+    if ema is not None:
+        hooks = [*hooks, dict(type='EMAHook', momentum=0.1, update_buffers=ema)]
+    hook = dict(merge=True) | kwargs.pop('hook', {})
+    runner = make_runner(work_dir, hook=hook, hooks=hooks, param_scheduler=SCHEDULE, **kwargs)
+    runner.optim_wrapper = dict(optimizer=OPTIMIZERS[optimizer], **PARAMWISE[paramwise])
+    return runner
+
+
+def settings(runner):
+    """lr and weight decay of each parameter, by its name."""
+    names = {id(param): name for name, param in runner.model.named_parameters()}
+    return {
+        names[id(param)]: (group['lr'], group['weight_decay'])
+        for group in runner.optim_wrapper.optimizer.param_groups
+        for param in group['params']
+    }
+
+
+@torch.no_grad()
+def outputs(runner):
+    """Of the model and its averaged copies, in eval mode."""
+    models = [runner.model, *(hook.ema_model.module for hook in ema_hooks(runner))]
+    found = []
+    for model in models:
+        training = model.training
+        found.append(model.eval()(X, None))
+        model.train(training)
+    return found
+
+
+class BeforeAndAfter(Hook):
+    """What there is right before the merge, and right after."""
+
+    def __init__(self, monkeypatch):
+        self.monkeypatch = monkeypatch
+
+    def before_run(self, runner):
+        def merge(runner):
+            states = runner.optim_wrapper.optimizer.state
+            self.before = outputs(runner), settings(runner)
+            kept = copy.deepcopy({id(param): state for param, state in states.items()})
+            merging.merge_in_run(runner)
+            self.after = outputs(runner), settings(runner)
+            for param, state in states.items():
+                torch.testing.assert_close(state, kept[id(param)], rtol=0, atol=0)
+            self.fresh = [name for name, p in runner.model.named_parameters() if p not in states]
+
+        self.monkeypatch.setattr('mmvanilla.engine.deep_training_hook.merge_in_run', merge)
+
+
+@pytest.mark.parametrize(
+    ('optimizer', 'paramwise', 'ema'),
+    [
+        ('SGD', 'one group', None),
+        ('Lamb', 'one group', True),
+        ('AdamW', 'a group per parameter', False),
+        ('Lamb', 'a group per parameter', None),
+        ('AdamW', 'layer-wise decay', None),
+        ('Lamb', 'layer-wise decay', True),
+    ],
+)
+def test_nothing_is_lost(optimizer, paramwise, ema, monkeypatch, tmp_path):
+    record, merge = Record(), BeforeAndAfter(monkeypatch)
+    runner = merging_runner(tmp_path, optimizer, paramwise, ema, [merge, record])
+    randomize(runner.model)
+    runner.train()
+    (outputs_before, before), (outputs_after, after) = merge.before, merge.after
+    assert len(outputs_before) == 1 + (ema is not None)
+    for got, expected in zip(outputs_after, outputs_before, strict=True):
+        assert (got - expected).abs().max() < 1e-5 * expected.abs().max()
+
+    trained = dict(runner.model.named_parameters())
+    assert set(after) == set(trained)
+    for name, found in after.items():
+        assert found == before[name.replace('conv.conv.', 'conv.conv1.')], name
+    assert merge.fresh == [name for name in trained if 'conv.conv.' in name]
+    assert settings(runner)['head.weight'][0] < after['head.weight'][0]  # the schedule goes on
+    assert all(param in runner.optim_wrapper.optimizer.state for param in trained.values())
+
+    assert record.train == [{0.0}] * 2 + [{0.5}] * 2 + [{1.0}] * 4
+    saved = [load_checkpoint(tmp_path / f'epoch_{epoch}.pth') for epoch in (2, 3)]
+    assert [checkpoint['meta']['form'] for checkpoint in saved] == ['deep', 'merged']
+    assert [form_of(runner.model, c['state_dict']) for c in saved] == ['deep', 'merged']
+    assert load_checkpoint(tmp_path / 'epoch_4_deploy.pth')['meta']['form'] == 'deploy'
+
+
+def test_first_gradient_moves_all(tmp_path):
+    """The parameters that train after the merge are the model's, and the averaged copy follows."""
+    runner = merging_runner(tmp_path, ema=True)
+    runner.train()
+    third, fourth = (load_checkpoint(tmp_path / f'epoch_{e}.pth') for e in (3, 4))
+    for weights in ('state_dict', 'ema_state_dict'):
+        for name, value in third[weights].items():
+            if value.is_floating_point() and 'conv.conv.weight' in name:
+                assert not torch.equal(value, fourth[weights][name]), name
+
+
+@pytest.mark.parametrize(('optimizer', 'ema'), [('AdamW', None), ('Lamb', True)])
+@pytest.mark.parametrize('epochs', [1, 2, 3])
+def test_resume_repeats_the_run(epochs, optimizer, ema, tmp_path):
+    """From before the merge, from the last checkpoint before it, and from a merged one."""
+    arguments = (optimizer, 'layer-wise decay', ema)
+    whole = merging_runner(tmp_path / 'whole', *arguments)
+    whole.train()
+    resumed = merging_runner(
+        tmp_path / 'resumed',
+        *arguments,
+        resume=True,
+        load_from=str(tmp_path / f'whole/epoch_{epochs}.pth'),
+    )
+    resumed.train()
+    names = ['epoch_4.pth', 'epoch_4_deploy.pth']
+    for name in names:
+        one, other = (load_checkpoint(tmp_path / folder / name) for folder in ('whole', 'resumed'))
+        for weights in {'state_dict', 'ema_state_dict'} & one.keys():
+            assert one[weights].keys() == other[weights].keys()
+            for key, value in one[weights].items():
+                assert torch.equal(value, other[weights][key]), key
+    losses = [list(r.message_hub.get_scalar('train/loss').data[0]) for r in (whole, resumed)]
+    assert losses[0] == losses[1]
+
+
+def test_resume_of_a_merged_run_without_the_option(tmp_path):
+    merging_runner(tmp_path / 'whole').train()
+    resumed = merging_runner(
+        tmp_path / 'resumed',
+        hook=dict(merge=False),
+        resume=True,
+        load_from=str(tmp_path / 'whole/epoch_3.pth'),
+    )
+    resumed.train()
+    assert not any(conv.is_deep for conv in deep_convs(resumed.model))
+
+
+def test_by_iteration(tmp_path):
+    hook = dict(by_epoch=False, decay_iters=3, decay_epochs=100)
+    runner = merging_runner(tmp_path, hook=hook, epochs=2)
+    runner.train()
+    forms = [load_checkpoint(tmp_path / f'epoch_{epoch}.pth')['meta']['form'] for epoch in (1, 2)]
+    assert forms == ['deep', 'merged']
+    assert len(runner.message_hub.get_scalar('train/loss').data[0]) == 4
+
+
+def test_frozen_stages_stay_frozen(tmp_path):
+    model = Classifier(frozen_stages=1)
+    runner = merging_runner(tmp_path, model=model)
+    runner.train()
+    assert not model.backbone.stem.conv.conv.weight.requires_grad
+    assert model.backbone.blocks[-1].conv.conv.weight.requires_grad
+
+
+def test_merged_from_the_first_iteration(tmp_path):
+    torch.save(dict(state_dict=randomize(Classifier()).state_dict()), tmp_path / 'deep.pth')
+    runner = make_runner(
+        tmp_path / 'run',
+        model=Classifier(merged=True),
+        hook=dict(decay_epochs=0),
+        load_from=str(tmp_path / 'deep.pth'),
+    )
+    runner.train()
+    assert load_checkpoint(tmp_path / 'run/epoch_1.pth')['meta']['form'] == 'merged'
+    assert (tmp_path / 'run/epoch_4_deploy.pth').exists()
+
+
+def test_annealing_a_merged_network_is_refused(tmp_path):
+    with pytest.raises(UsageError, match='decay_epochs=0, or build the network without merged'):
+        make_runner(tmp_path, model=Classifier(merged=True)).train()
+
+
+def test_unknown_wrapper_is_refused():
+    model = nn.DataParallel(Classifier())
+    with pytest.raises(UsageError, match='DataParallel: use MMDistributedDataParallel'):
+        merging.check_wrapper(model)
