@@ -2,10 +2,8 @@
 
 import argparse
 import shutil
-import time
+from functools import partial
 from pathlib import Path
-from statistics import median
-from typing import Dict, List
 
 import cv2
 import numpy as np
@@ -20,6 +18,7 @@ from torchvision.ops import nms
 
 from mmvanilla.checkpoint import latest_whole_checkpoint, load_checkpoint
 from mmvanilla.engine.config import config_in_checkpoint
+from mmvanilla.engine.timing import time_by_turns
 
 DEMOS = {
     'boxes': ('configs/retinanet_vanillanet_digits.py', 'work_dirs/demo'),
@@ -36,18 +35,6 @@ def load_detector(checkpoint: Path) -> torch.nn.Module:
     model = MODELS.build(config_in_checkpoint(content, checkpoint).model)
     model.load_state_dict(content['state_dict'])
     return model.eval()
-
-
-def time_interleaved(models: List[torch.nn.Module], data: Dict, rounds: int = 20) -> List[float]:
-    """Median milliseconds of each model on one image, all taking turns."""
-    times = [[] for _ in models]
-    with torch.inference_mode():
-        for _ in range(rounds):
-            for model, mine in zip(models, times):
-                start = time.perf_counter()
-                model.test_step(data)
-                mine.append(1000 * (time.perf_counter() - start))
-    return [median(mine[2:]) for mine in times]
 
 
 def draw_predictions(model: torch.nn.Module, dataset: torch.utils.data.Dataset, path: Path) -> None:
@@ -85,7 +72,10 @@ def main() -> None:
     init_default_scope('mmdet')
     models = [load_detector(trained), load_detector(fused)]
     dataset = DATASETS.build(Config.fromfile(config).val_dataloader.dataset)
-    before, after = time_interleaved(models, pseudo_collate([dataset[0]]))
+    data = pseudo_collate([dataset[0]])
+    with torch.inference_mode():
+        seconds_each = time_by_turns([partial(model.test_step, data) for model in models], 20)
+    before, after = (1000 * each for each in seconds_each)
     draw_predictions(models[1], dataset, work_dir / 'predictions.png')
     title, key = list(metrics.items())[-1]
     draw_curves(read_log(work_dir), key, f'{title} on validation images', work_dir / 'curves.png')

@@ -6,10 +6,7 @@ are those of fresh weights, which find next to nothing: what follows the heads c
 """
 
 import argparse
-import platform
-import re
-import time
-from statistics import median
+from functools import partial
 from typing import Any, Dict, List, Optional, Tuple
 
 import torch
@@ -19,11 +16,11 @@ from mmengine.config import Config, DictAction
 from mmengine.logging import MMLogger
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
-from torch.utils import collect_env
 
 from mmvanilla import switch_to_deploy
 from mmvanilla.engine import launch
 from mmvanilla.engine.evaluate import evaluate, load_weights
+from mmvanilla.engine.timing import name_device, time_by_turns
 from mmvanilla.errors import UsageError
 from mmvanilla.model_index import find_root
 from mmvanilla.models.pretrained import read_state_dict
@@ -103,28 +100,17 @@ def measure_fps(
     """Frames per second of each model on one image, all taking turns; medians."""
     image = torch.randint(0, 256, (3, *shape), dtype=torch.uint8)
     meta = dict(img_shape=shape, ori_shape=shape, scale_factor=(1.0, 1.0))
-    times: List[List[float]] = [[] for _ in models]
+    data = dict(inputs=[image], data_samples=[DetDataSample(metainfo=meta)])
     with torch.inference_mode():
-        for _ in range(rounds + 1):
-            for model, mine in zip(models, times):
-                start = time.perf_counter()
-                model.test_step(dict(inputs=[image], data_samples=[DetDataSample(metainfo=meta)]))
-                if device == 'cuda':
-                    torch.cuda.synchronize()
-                mine.append(time.perf_counter() - start)
-    return [1 / median(mine[1:]) for mine in times]
+        seconds = time_by_turns(
+            [partial(model.test_step, data) for model in models], rounds, warmup=1, device=device
+        )
+    return [1 / each for each in seconds]
 
 
 def layer_macs(counted: Dict[str, int]) -> int:
     """Multiply-accumulates without those in series activations and attention's products."""
     return counted['macs'] - counted['series_macs'] - counted['attention_macs']
-
-
-def name_device(device: str) -> str:
-    if device == 'cuda':
-        return torch.cuda.get_device_name()
-    found = re.search(r'Model name:\s*(.+)', collect_env.get_cpu_info(collect_env.run) or '')
-    return found[1] if found else platform.machine()
 
 
 def print_row(cells: List[Any]) -> None:
