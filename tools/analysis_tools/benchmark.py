@@ -1,0 +1,227 @@
+"""Times classifiers: ours in all their forms, a plain PyTorch baseline, and any of mmpretrain's.
+
+What is compared takes turns; the figures are medians. Peak memory is that of a process of its own,
+weights included. The error is the largest difference of outputs to the first form's, relative to
+the largest output.
+"""
+
+import argparse
+import copy
+import csv
+import ctypes
+import gc
+import multiprocessing
+import re
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Tuple
+
+import mmpretrain
+import torch
+import torch.nn.functional as F
+from mmengine.logging import MMLogger
+from plain_vanillanet import PlainVanillaNet
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mmvanilla import (
+    VanillaNet,
+    convert_official_state_dict,
+    merge_deep_convs,
+    optimize_for_inference,
+    switch_to_deploy,
+)
+from mmvanilla.engine import launch
+from mmvanilla.engine.timing import name_device, time_by_turns
+from mmvanilla.errors import UsageError
+
+OURS = re.compile(r'vanillanet-(.+)_in1k')
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('models', nargs='*', help='names that mmpretrain.list_models() gives')
+    parser.add_argument(
+        '--forms',
+        nargs='+',
+        choices=FORMS,
+        help='training: plain deep merged by default; inference: plain-deploy deploy optimized',
+    )
+    parser.add_argument('--task', choices=['inference', 'training'], default='inference')
+    parser.add_argument('--batch-size', type=int, nargs='+', default=[1])
+    parser.add_argument('--shape', type=int, nargs=2, default=(224, 224), metavar=('H', 'W'))
+    parser.add_argument('--rounds', type=int, default=10, help='how often each is timed')
+    parser.add_argument('--device', choices=['cpu', 'cuda'], help='a GPU if there is one')
+    parser.add_argument('--csv', type=Path, help='file for the figures')
+    return parser.parse_args()
+
+
+def make_model(name: str) -> nn.Module:
+    """A classifier of mmpretrain with random weights, and random statistics of its norms."""
+    torch.manual_seed(0)
+    model = mmpretrain.get_model(name)
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)
+        elif isinstance(module, _BatchNorm):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 2.0)
+    model.name = name
+    return model.eval()
+
+
+def make_plain(model: nn.Module) -> PlainVanillaNet:
+    """The baseline with the weights of one of ours, in deep or deploy form."""
+    backbone = model.backbone
+    deploy = not hasattr(backbone.stem.conv, 'conv1')
+    arch = VanillaNet.arch_settings[OURS.fullmatch(model.name)[1]]
+    plain = PlainVanillaNet(**arch, act_num=backbone.act_num, deploy=deploy).eval()
+    names = convert_official_state_dict({name: name for name in plain.state_dict()})
+    weights = model.state_dict()
+    plain.load_state_dict(
+        {name: weights[own] for own, name in names.items() if isinstance(name, str)}, strict=True
+    )
+    return plain
+
+
+# Form -> what makes it of a model in deep form, on a device.
+FORMS: Dict[str, Callable[[nn.Module, str], nn.Module]] = {
+    'plain': lambda model, device: make_plain(model).to(device),
+    'plain-deploy': lambda model, device: make_plain(switch_to_deploy(model)).to(device),
+    'deep': lambda model, device: copy.deepcopy(model).to(device),
+    'merged': lambda model, device: merge_deep_convs(model).to(device),
+    'deploy': lambda model, device: switch_to_deploy(model).to(device),
+    'optimized': lambda model, device: optimize_for_inference(model, device),
+    'optimized-bf16': partial(optimize_for_inference, dtype=torch.bfloat16),
+}
+DEFAULT_FORMS = {
+    'training': ['plain', 'deep', 'merged'],
+    'inference': ['plain-deploy', 'deploy', 'optimized', 'optimized-bf16'],
+}
+NOT_FOR_TRAINING = ('plain-deploy', 'deploy', 'optimized', 'optimized-bf16')
+OURS_ALONE = ('plain', 'plain-deploy', 'merged')
+
+
+def make_step(model: nn.Module, images: Tensor, task: str) -> Callable[[], Any]:
+    """What is timed: a forward pass, or a training step with its optimizer."""
+    if task == 'inference':
+        return torch.inference_mode()(partial(model, images))
+    model.train()
+    labels = torch.arange(len(images), device=images.device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        F.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+
+    return step
+
+
+def resident(kind: str) -> float:
+    """Memory of this process in MiB, now ('VmRSS') or at most since the last reset ('VmHWM')."""
+    (kib,) = re.findall(rf'{kind}:\s+(\d+)', Path('/proc/self/status').read_text())
+    return int(kib) / 1024
+
+
+def measure_memory(name: str, form: str, size: Tuple[int, ...], task: str, device: str) -> float:
+    """Peak memory (MiB) of a form's weights and two steps; in a process of its own."""
+    MMLogger.get_instance('benchmark', log_level='ERROR')
+    before = resident('VmRSS')
+    model = FORMS[form](make_model(name), device)
+    gc.collect()
+    if device == 'cuda':
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        ctypes.CDLL(None).malloc_trim(0)
+        Path('/proc/self/clear_refs').write_text('5')
+    step = make_step(model, torch.rand(size, device=device), task)
+    for _ in range(2):
+        step()
+    if device == 'cuda':
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resident('VmHWM') - before
+
+
+def benchmark(
+    name: str, forms: List[str], size: Tuple[int, ...], task: str, rounds: int, device: str
+) -> List[Dict[str, Any]]:
+    """One row for each form of a model: milliseconds, images per second, memory, error."""
+    deep = make_model(name)
+    models = [FORMS[form](deep, device) for form in forms]
+    images = torch.rand(size, device=device)
+    with torch.inference_mode():
+        outputs = [model(images).float() for model in models]
+    scale = outputs[0].abs().max()
+    steps = [make_step(model, images, task) for model in models]
+    seconds = time_by_turns(steps, rounds, device=device)
+    del models, steps, deep
+    gc.collect()
+    spawning = multiprocessing.get_context('spawn')
+    with ProcessPoolExecutor(1, mp_context=spawning, max_tasks_per_child=1) as pool:
+        memory = [
+            pool.submit(measure_memory, name, form, size, task, device).result() for form in forms
+        ]
+    return [
+        {
+            'model': name,
+            'form': form,
+            'task': task,
+            'batch size': size[0],
+            'ms': f'{1000 * seconds[i]:.4g}',
+            'images/s': f'{size[0] / seconds[i]:.4g}',
+            'times faster': f'{seconds[0] / seconds[i]:.2f}',
+            'peak MiB': f'{memory[i]:.0f}',
+            'of the memory': f'{memory[i] / memory[0]:.2f}',
+            'error': f'{((outputs[i] - outputs[0]).abs().max() / scale).item():.1e}',
+        }
+        for i, form in enumerate(forms)
+    ]
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raises UsageError for models and forms that do not go together."""
+    if not args.models:
+        raise UsageError('name at least one model of mmpretrain.list_models().')
+    known = set(mmpretrain.list_models())
+    for name in args.models:
+        if name not in known:
+            raise UsageError(f'{name} is none of mmpretrain.list_models().')
+    for form in args.forms:
+        if args.task == 'training' and form in NOT_FOR_TRAINING:
+            raise UsageError(f'form {form} cannot be trained: leave it out.')
+        others = [name for name in args.models if not OURS.fullmatch(name)]
+        if form in OURS_ALONE and others:
+            raise UsageError(f'{others[0]} has no form {form}: choose deep, deploy or optimized.')
+
+
+def main() -> None:
+    args = parse_args()
+    args.forms = args.forms or DEFAULT_FORMS[args.task]
+    check(args)
+    MMLogger.get_instance('benchmark', log_level='ERROR')  # the models' own notices
+    device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
+    print(
+        f'{name_device(device)}, {torch.get_num_threads()} threads, torch {torch.__version__}, '
+        f'images of {args.shape[0]}x{args.shape[1]}, medians of {args.rounds}\n'
+    )
+    rows = []
+    for name in args.models:
+        for batch_size in args.batch_size:
+            size = (batch_size, 3, *args.shape)
+            for row in benchmark(name, args.forms, size, args.task, args.rounds, device):
+                if not rows:
+                    print(f'| {" | ".join(row)} |\n|{" --- |" * len(row)}')
+                rows.append(row)
+                print(f'| {" | ".join(map(str, row.values()))} |', flush=True)
+    if args.csv:
+        with open(args.csv, 'w', newline='') as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+if __name__ == '__main__':
+    with launch.one_sentence_errors():
+        main()
