@@ -42,6 +42,7 @@ def test_bfloat16(backbone):
 
 
 @torch.no_grad()
+@pytest.mark.slow
 def test_detector():
     cfg = Config.fromfile(ROOT / 'configs/retinanet_vanillanet_digits.py')
     with DefaultScope.overwrite_default_scope('mmdet'):

@@ -89,6 +89,7 @@ class DeepConv(GuardedModule):
             norm_cfg=norm_cfg,
             final_norm=final_norm,
         )
+        self.deploy = deploy
         if merged or deploy:
             self.conv = nn.Conv2d(in_channels, out_channels, **geometry)
             has_norm = final_norm and not deploy
@@ -133,7 +134,7 @@ class DeepConv(GuardedModule):
             state_dict: The weights, changed in place.
             prefix: What the keys of this layer begin with.
         """
-        if self.is_deep or (self.norm is None and self.arguments['final_norm']):
+        if self.is_deep or self.deploy:
             return
         with torch.device('meta'):
             deep = DeepConv(**self.arguments)
@@ -204,6 +205,7 @@ class DeepConv(GuardedModule):
             self.norm = None
         elif self.is_deep:
             self._set_conv(*self._merged())
+        self.deploy = True
 
     def check_mergeable(self) -> None:
         """Raises UsageError if λ is not 1."""
