@@ -74,7 +74,7 @@ def make_model(name: str) -> nn.Module:
 def make_plain(model: nn.Module) -> PlainVanillaNet:
     """The baseline with the weights of one of ours, in deep or deploy form."""
     backbone = model.backbone
-    deploy = not hasattr(backbone.stem.conv, 'conv1')
+    deploy = not backbone.stem.conv.is_deep
     arch = VanillaNet.arch_settings[OURS.fullmatch(model.name)[1]]
     plain = PlainVanillaNet(**arch, act_num=backbone.act_num, deploy=deploy).eval()
     names = convert_official_state_dict({name: name for name in plain.state_dict()})
