@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from ..errors import UsageError
 from .folding import WeightBias, conv_like, fuse_conv_bn, merge_convs
 from .guarded_loading import GuardedModule
+from .matmul_conv import MatmulConv2d
 from .norm import build_batch_norm
+from .recompute import recompute_in_backward
 
 
 class DeepActivation(nn.Module):
@@ -91,14 +93,14 @@ class DeepConv(GuardedModule):
         )
         self.deploy = deploy
         if merged or deploy:
-            self.conv = nn.Conv2d(in_channels, out_channels, **geometry)
+            self.conv = MatmulConv2d(in_channels, out_channels, **geometry)
             has_norm = final_norm and not deploy
             self.norm = build_batch_norm(norm_cfg, out_channels) if has_norm else None
             return
-        self.conv1 = nn.Conv2d(in_channels, mid_channels, **geometry)
+        self.conv1 = MatmulConv2d(in_channels, mid_channels, **geometry)
         self.norm1 = build_batch_norm(norm_cfg, mid_channels)
         self.act = DeepActivation()
-        self.conv2 = nn.Conv2d(mid_channels, out_channels, 1)
+        self.conv2 = MatmulConv2d(mid_channels, out_channels, 1)
         self.norm = build_batch_norm(norm_cfg, out_channels) if final_norm else None
 
     @property
@@ -175,12 +177,17 @@ class DeepConv(GuardedModule):
                 'one; build the network in its deep form (without merged=True).'
             )
 
+    def convolve(self, x: Tensor) -> Tensor:
+        """All but the last norm."""
+        if not self.is_deep:
+            return self.conv(x)
+        x = self.conv1(x)  # (N, C_mid, H', W')
+        return recompute_in_backward(  # (N, C_out, H', W')
+            lambda x: self.conv2(self.act(self.norm1(x))), x, self
+        )
+
     def forward(self, x: Tensor) -> Tensor:
-        if self.is_deep:
-            x = self.norm1(self.conv1(x))  # (N, C_mid, H', W')
-            x = self.conv2(self.act(x))  # (N, C_out, H', W')
-        else:
-            x = self.conv(x)
+        x = self.convolve(x)
         return x if self.norm is None else self.norm(x)
 
     def merge(self) -> None:

@@ -58,7 +58,7 @@ def conv_like(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
     The values are copied into freshly allocated parameters: the products above may have odd
     strides, which torch would keep, and then quietly run a slower memory format.
     """
-    fused = nn.Conv2d(
+    fused = type(conv)(
         conv.in_channels,
         len(weight),
         conv.kernel_size,

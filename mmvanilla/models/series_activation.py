@@ -54,8 +54,12 @@ class SeriesActivation(GuardedModule):
             f'act_num={own // 2}; build it with act_num={its // 2}.'
         )
 
+    def activate(self, x: Tensor) -> Tensor:
+        """All but the norm."""
+        return self.conv(self.relu(x))
+
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv(self.relu(x))
+        x = self.activate(x)
         return x if self.norm is None else self.norm(x)
 
     def switch_to_deploy(self) -> None:

@@ -1,15 +1,13 @@
 """VanillaNet: the Power of Minimalism in Deep Learning (https://arxiv.org/abs/2305.12972)."""
 
-from contextlib import contextmanager, nullcontext
 from itertools import accumulate
 from operator import mul
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.checkpoint import checkpoint
 
 from ..checkpoint import get_state_dict
 from ..errors import UsageError
@@ -17,12 +15,16 @@ from ..registry import MODELS, register
 from .deep_conv import DeepConv
 from .official import convert_official_state_dict, is_official_state_dict
 from .pretrained import find_mismatch, load_pretrained, pretrained_cfgs
+from .recompute import recompute_in_backward
 from .reparameterize import merge_weights
 from .series_activation import SeriesActivation
 
 
 class VanillaBlock(nn.Module):
     """Deep convolution, pooling, series activation: the one layer that VanillaNet is built of.
+
+    In training only the input and what the convolutions give is kept for the backward pass: the
+    norms between them, the pooling and the ReLU are computed again.
 
     Args:
         conv: The deep convolution.
@@ -37,7 +39,13 @@ class VanillaBlock(nn.Module):
         self.act = act
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.act(self.pool(self.conv(x)))
+        if not self.training or self.act.norm is None:
+            return self.act(self.pool(self.conv(x)))
+        x = self.conv.convolve(x)
+        x = recompute_in_backward(
+            lambda x: self.act.activate(self.pool(self.conv.norm(x))), x, self
+        )
+        return self.act.norm(x)
 
 
 @register(MODELS)
@@ -255,15 +263,7 @@ class VanillaNet(BaseModule):
         outs = {}
         last = self._last_layer(self.out_indices[-1])
         for i, layer in enumerate([self.stem, *self.blocks][: last + 1]):
-            if self.with_cp and self.training and torch.is_grad_enabled():
-                x = checkpoint(
-                    layer,
-                    x,
-                    use_reentrant=False,
-                    context_fn=lambda layer=layer: (nullcontext(), _running_stats_kept(layer)),
-                )
-            else:
-                x = layer(x)
+            x = recompute_in_backward(layer, x, layer) if self.with_cp else layer(x)
             outs[self.stage_of_layer[i]] = x
         features = (outs[stage] for stage in self.out_indices)
         if inside_channels_last:  # heads may view() their maps, which takes the usual layout
@@ -387,20 +387,3 @@ class VanillaNet(BaseModule):
 def _stages(strides: Sequence[int]) -> Tuple[int, ...]:
     """Stage of the stem, then of each block: a new one begins wherever the resolution falls."""
     return tuple(accumulate((s > 1 for s in strides), initial=0))
-
-
-@contextmanager
-def _running_stats_kept(module: nn.Module) -> Iterator[None]:
-    """Within it, norms work on copies of their running statistics.
-
-    Activation checkpointing runs a block's forward pass twice; the statistics may move only once.
-    """
-    norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
-    kept = [dict(norm.named_buffers()) for norm in norms]
-    for norm, buffers in zip(norms, kept):
-        norm._buffers.update({name: buffer.clone() for name, buffer in buffers.items()})
-    try:
-        yield
-    finally:
-        for norm, buffers in zip(norms, kept):
-            norm._buffers.update(buffers)
