@@ -63,6 +63,7 @@ if __name__ == '__main__':
         extras_require={
             'segmentation': ['mmsegmentation>=1.2,<2', 'ftfy', 'regex'],
             'onedl-segmentation': ['onedl-mmsegmentation>=1.3,<2'],
+            'onnx': ['onnx', 'onnxruntime'],
         },
         zip_safe=False,
     )

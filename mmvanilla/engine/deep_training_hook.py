@@ -9,7 +9,7 @@ from mmengine.dist import master_only
 from mmengine.hooks import Hook
 from mmengine.runner import IterBasedTrainLoop, Runner
 
-from ..checkpoint import fill_state_dict, replace_when_whole
+from ..checkpoint import fill_state_dict
 from ..errors import UsageError
 from ..models.pretrained import list_mismatches, pretrained_cfgs
 from ..models.reparameterize import (
@@ -21,8 +21,8 @@ from ..models.reparameterize import (
     unwrap,
 )
 from ..registry import HOOKS, register
-from ..version import __version__
 from .config import deploy_config
+from .fused_checkpoint import save_fused
 from .merging import check_wrapper, ema_hooks, merge_in_run
 
 SCHEDULES = {
@@ -160,19 +160,14 @@ class DeepTrainingHook(Hook):
         # The folder may be remote, or that of a run which was moved before it was resumed.
         folder = last.parent if last.is_file() else Path(runner.work_dir)
         path = folder / f'{last.stem}_deploy.pth'
-        checkpoint = dict(
-            meta=dict(
-                cfg=deploy_config(runner.cfg).pretty_text,
-                dataset_meta=getattr(runner.train_dataloader.dataset, 'metainfo', None),
-                form='deploy',
-                epoch=runner.epoch,
-                iter=runner.iter,
-                mmvanilla_version=__version__,
-            ),
-            state_dict={name: value.cpu() for name, value in fused.state_dict().items()},
+        save_fused(
+            path,
+            fused,
+            deploy_config(runner.cfg),
+            getattr(runner.train_dataloader.dataset, 'metainfo', None),
+            epoch=runner.epoch,
+            iter=runner.iter,
         )
-        with replace_when_whole(path) as temporary:
-            torch.save(checkpoint, temporary)
         runner.logger.info(f'The fused network is in {path}.')
 
     def _lambda(self, runner: Runner) -> float:

@@ -1,8 +1,8 @@
 """Times classifiers: ours in all their forms, a plain PyTorch baseline, and any of mmpretrain's.
 
 What is compared takes turns; the figures are medians. Peak memory is that of a process of its own,
-weights included, without what malloc would hold back for later. The error is the largest difference of outputs to the first form's, relative to
-the largest output.
+weights included, without what malloc would hold for later. The error is the largest difference of
+outputs to the first form's, relative to the largest output.
 """
 
 import argparse
@@ -15,13 +15,14 @@ import re
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Tuple
 
 import mmpretrain
 import torch
 import torch.nn.functional as F
 from mmengine.logging import MMLogger
 from plain_vanillanet import PlainVanillaNet
+from table4 import draw_figure3, read_table4
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -32,6 +33,7 @@ from mmvanilla import (
     optimize_for_inference,
     switch_to_deploy,
 )
+from mmvanilla.checkpoint import replace_when_whole
 from mmvanilla.engine import launch
 from mmvanilla.engine.timing import name_device, time_by_turns
 from mmvanilla.errors import UsageError
@@ -44,10 +46,16 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('models', nargs='*', help='names that mmpretrain.list_models() gives')
     parser.add_argument(
+        '--table4',
+        action='store_true',
+        help="the models of the paper's Table 4, beside its figures",
+    )
+    parser.add_argument(
         '--forms',
         nargs='+',
         choices=FORMS,
-        help='training: plain deep merged by default; inference: plain-deploy deploy optimized',
+        help='by default training: plain deep merged; inference: plain-deploy deploy optimized '
+        'optimized-bf16; --table4: deep deploy optimized',
     )
     parser.add_argument('--task', choices=['inference', 'training'], default='inference')
     parser.add_argument('--batch-size', type=int, nargs='+', default=[1])
@@ -55,6 +63,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--rounds', type=int, default=10, help='how often each is timed')
     parser.add_argument('--device', choices=['cpu', 'cuda'], help='a GPU if there is one')
     parser.add_argument('--csv', type=Path, help='file for the figures')
+    parser.add_argument(
+        '--figure3', type=Path, help="file (.png, .svg) for the paper's Figure 3, with --table4"
+    )
     return parser.parse_args()
 
 
@@ -97,6 +108,7 @@ FORMS: Dict[str, Callable[[nn.Module, str], nn.Module]] = {
     'optimized-bf16': partial(optimize_for_inference, dtype=torch.bfloat16),
 }
 DEFAULT_FORMS = {
+    'table4': ['deep', 'deploy', 'optimized'],
     'training': ['plain', 'deep', 'merged'],
     'inference': ['plain-deploy', 'deploy', 'optimized', 'optimized-bf16'],
 }
@@ -129,15 +141,14 @@ def resident(kind: str) -> float:
 def measure_memory(name: str, form: str, size: Tuple[int, ...], task: str, device: str) -> float:
     """Peak memory (MiB) of a form's weights and two steps; in a process of its own."""
     MMLogger.get_instance('benchmark', log_level='ERROR')
+    if device == 'cpu':  # what is freed is given back, not held for later
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**20)
     before = resident('VmRSS')
     model = FORMS[form](make_model(name), device)
     gc.collect()
     if device == 'cuda':
         torch.cuda.reset_peak_memory_stats()
     else:
-        malloc = ctypes.CDLL(None)
-        malloc.mallopt(M_MMAP_THRESHOLD, 2**20)  # what is freed is given back, not kept for later
-        malloc.malloc_trim(0)
         Path('/proc/self/clear_refs').write_text('5')
     step = make_step(model, torch.rand(size, device=device), task)
     for _ in range(2):
@@ -147,19 +158,25 @@ def measure_memory(name: str, form: str, size: Tuple[int, ...], task: str, devic
     return resident('VmHWM') - before
 
 
-def benchmark(
+def time_forms(
     name: str, forms: List[str], size: Tuple[int, ...], task: str, rounds: int, device: str
-) -> List[Dict[str, Any]]:
-    """One row for each form of a model: milliseconds, images per second, memory, error."""
+) -> Tuple[List[float], List[Tensor]]:
+    """Seconds of each form of a model, taking turns, and its outputs."""
     deep = make_model(name)
     models = [FORMS[form](deep, device) for form in forms]
     images = torch.rand(size, device=device)
     with torch.inference_mode():
         outputs = [model(images).float() for model in models]
-    scale = outputs[0].abs().max()
     steps = [make_step(model, images, task) for model in models]
-    seconds = time_by_turns(steps, rounds, device=device)
-    del models, steps, deep
+    return time_by_turns(steps, rounds, device=device), outputs
+
+
+def benchmark(
+    name: str, forms: List[str], size: Tuple[int, ...], task: str, rounds: int, device: str
+) -> List[Dict[str, Any]]:
+    """One row for each form of a model: milliseconds, images per second, memory, error."""
+    seconds, outputs = time_forms(name, forms, size, task, rounds, device)
+    scale = outputs[0].abs().max()
     gc.collect()
     spawning = multiprocessing.get_context('spawn')
     with ProcessPoolExecutor(1, mp_context=spawning, max_tasks_per_child=1) as pool:
@@ -183,10 +200,41 @@ def benchmark(
     ]
 
 
+def benchmark_table4(
+    forms: List[str], size: Tuple[int, ...], rounds: int, device: str
+) -> Iterator[Dict[str, Any]]:
+    """The paper's rows, with the milliseconds of each form; '' for models that mmpretrain lacks."""
+    for row in read_table4():
+        seconds = [None] * len(forms)
+        if name := row.pop('mmpretrain'):
+            seconds, _ = time_forms(name, forms, size, 'inference', rounds, device)
+            gc.collect()
+        yield row | {
+            f'{form} (ms)': '' if mine is None else f'{1000 * mine:.4g}'
+            for form, mine in zip(forms, seconds, strict=True)
+        }
+
+
+def rows_of(args: argparse.Namespace, device: str) -> Iterator[Dict[str, Any]]:
+    """The rows of the table that was asked for, as they come."""
+    for batch_size in args.batch_size:
+        size = (batch_size, 3, *args.shape)
+        if args.table4:
+            yield from benchmark_table4(args.forms, size, args.rounds, device)
+        for name in args.models:
+            yield from benchmark(name, args.forms, size, args.task, args.rounds, device)
+
+
 def check(args: argparse.Namespace) -> None:
-    """Raises UsageError for models and forms that do not go together."""
-    if not args.models:
-        raise UsageError('name at least one model of mmpretrain.list_models().')
+    """Raises UsageError for models, forms and options that do not go together."""
+    if bool(args.models) == args.table4:
+        raise UsageError('name models of mmpretrain.list_models(), or give --table4.')
+    if args.table4 and (args.task != 'inference' or len(args.batch_size) > 1):
+        raise UsageError('--table4 is of inference, at one batch size: leave --task out.')
+    if args.figure3 and not args.table4:
+        raise UsageError('--figure3 draws what --table4 measures: give that too.')
+    if args.figure3 and args.figure3.suffix not in ('.png', '.svg', '.pdf'):
+        raise UsageError(f'{args.figure3} is no name of a picture: end it with .png or .svg.')
     known = set(mmpretrain.list_models())
     for name in args.models:
         if name not in known:
@@ -194,14 +242,16 @@ def check(args: argparse.Namespace) -> None:
     for form in args.forms:
         if args.task == 'training' and form in NOT_FOR_TRAINING:
             raise UsageError(f'form {form} cannot be trained: leave it out.')
-        others = [name for name in args.models if not OURS.fullmatch(name)]
+        others = [name for name in args.models if not OURS.fullmatch(name)] or [
+            'a peer'
+        ] * args.table4
         if form in OURS_ALONE and others:
             raise UsageError(f'{others[0]} has no form {form}: choose deep, deploy or optimized.')
 
 
 def main() -> None:
     args = parse_args()
-    args.forms = args.forms or DEFAULT_FORMS[args.task]
+    args.forms = args.forms or DEFAULT_FORMS['table4' if args.table4 else args.task]
     check(args)
     MMLogger.get_instance('benchmark', log_level='ERROR')  # the models' own notices
     device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
@@ -210,19 +260,18 @@ def main() -> None:
         f'images of {args.shape[0]}x{args.shape[1]}, medians of {args.rounds}\n'
     )
     rows = []
-    for name in args.models:
-        for batch_size in args.batch_size:
-            size = (batch_size, 3, *args.shape)
-            for row in benchmark(name, args.forms, size, args.task, args.rounds, device):
-                if not rows:
-                    print(f'| {" | ".join(row)} |\n|{" --- |" * len(row)}')
-                rows.append(row)
-                print(f'| {" | ".join(map(str, row.values()))} |', flush=True)
+    for row in rows_of(args, device):
+        if not rows:
+            print(f'| {" | ".join(row)} |\n|{" --- |" * len(row)}')
+        rows.append(row)
+        print(f'| {" | ".join(map(str, row.values()))} |', flush=True)
     if args.csv:
-        with open(args.csv, 'w', newline='') as file:
+        with replace_when_whole(args.csv) as temporary, open(temporary, 'w', newline='') as file:
             writer = csv.DictWriter(file, rows[0])
             writer.writeheader()
             writer.writerows(rows)
+    if args.figure3:
+        draw_figure3(rows, f'{args.forms[-1]} (ms)', f'{name_device(device)} (here)', args.figure3)
 
 
 if __name__ == '__main__':

@@ -1,0 +1,55 @@
+"""Checkpoints of fused networks, with what is needed to run them."""
+
+from pathlib import Path
+from typing import Any, Optional, Union
+
+import torch
+from mmengine.config import Config
+from torch import nn
+
+from ..checkpoint import replace_when_whole
+from ..version import __version__
+from .config import deploy_config
+
+# Top-level settings that training alone reads, hooks of averaged weights among them.
+OF_TRAINING = (
+    *('train_dataloader', 'train_cfg', 'val_dataloader', 'val_cfg', 'val_evaluator'),
+    *('optim_wrapper', 'param_scheduler', 'auto_scale_lr', 'custom_hooks'),
+    *('load_from', 'resume', 'work_dir', 'launcher'),
+)
+
+
+def inference_config(cfg: Config) -> Config:
+    """A copy of a config for fused weights, without what training alone reads."""
+    cfg = deploy_config(cfg)
+    for name in OF_TRAINING:
+        cfg.pop(name, None)
+    return cfg
+
+
+def save_fused(
+    path: Union[str, Path],
+    network: nn.Module,
+    cfg: Config,
+    dataset_meta: Optional[dict],
+    **progress: Any,
+) -> None:
+    """Writes a fused network to a checkpoint file that holds its config and its classes.
+
+    Args:
+        path: The file.
+        network: The fused network.
+        cfg: A config that builds it in deploy form.
+        dataset_meta: Names of the classes, as mmengine keeps them.
+        progress: What else goes into the checkpoint's ``meta``.
+    """
+    meta = dict(
+        cfg=cfg.pretty_text,
+        dataset_meta=dataset_meta,
+        form='deploy',
+        **progress,
+        mmvanilla_version=__version__,
+    )
+    weights = {name: value.cpu() for name, value in network.state_dict().items()}
+    with replace_when_whole(path) as temporary:
+        torch.save(dict(meta=meta, state_dict=weights), temporary)

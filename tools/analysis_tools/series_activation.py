@@ -1,0 +1,108 @@
+"""Times the parts of the series activation, forward and backward, against what the device can do.
+
+The limit is the longer of two times: each map read or written once at the speed of a large copy,
+and the arithmetic of the convolution at the speed of a large matrix product; both are measured too.
+"""
+
+import argparse
+from functools import partial
+from typing import Callable, Dict, Tuple
+
+import torch
+from torch import Tensor, nn
+
+from mmvanilla.engine import launch
+from mmvanilla.engine.timing import name_device, time_by_turns
+from mmvanilla.errors import UsageError
+
+# Channels and size of the maps in VanillaNet-13, for a 224x224 image.
+MAPS = [(512, 56), (1024, 28), (2048, 14), (4096, 7)]
+DTYPES = {'float32': torch.float32, 'float16': torch.float16, 'bfloat16': torch.bfloat16}
+LAYOUTS = {'contiguous': torch.contiguous_format, 'channels_last': torch.channels_last}
+ROW = '{:>10} {:9} {:13} {:9} {:8} {:>9} {:>9} {:>7}'
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--batch-size', type=int, default=8)
+    parser.add_argument('--act-num', type=int, default=3, help='the series number n')
+    parser.add_argument('--dtypes', nargs='+', choices=DTYPES, default=['float32'])
+    parser.add_argument('--rounds', type=int, default=10, help='how often each is timed')
+    parser.add_argument('--device', choices=['cpu', 'cuda'], help='a GPU if there is one')
+    return parser.parse_args()
+
+
+def measure_speeds(dtype: torch.dtype, rounds: int, device: str) -> Tuple[float, float]:
+    """Bytes moved in a second by a large copy, operations in a second by a large product."""
+    source = torch.rand(2**27, dtype=dtype, device=device)
+    target = torch.empty_like(source)
+    matrix = torch.rand(2048, 2048, dtype=dtype, device=device)
+    copying, multiplying = time_by_turns(
+        [partial(target.copy_, source), partial(torch.mm, matrix, matrix)], rounds, device=device
+    )
+    return 2 * source.numel() * source.element_size() / copying, 2 * 2048**3 / multiplying
+
+
+def make_parts(channels: int, act_num: int) -> Dict[str, nn.Module]:
+    depthwise = nn.Conv2d(
+        *(channels, channels, 2 * act_num + 1), padding=act_num, groups=channels, bias=False
+    )
+    return {'ReLU': nn.ReLU(), 'depthwise': depthwise, 'norm': nn.BatchNorm2d(channels)}
+
+
+def make_passes(part: nn.Module, x: Tensor) -> Dict[str, Callable[[], object]]:
+    """The forward pass and the backward pass of a part, as functions to time."""
+    x = x.detach().requires_grad_()
+    y = part(x)
+    inputs = [x, *part.parameters()]
+    gradient = torch.ones_like(y)
+    return {
+        'forward': torch.no_grad()(partial(part, x)),
+        'backward': partial(torch.autograd.grad, y, inputs, gradient, retain_graph=True),
+    }
+
+
+def main() -> None:
+    args = parse_args()
+    device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
+    if device == 'cpu' and 'float16' in args.dtypes:
+        raise UsageError('float16 is for GPUs: choose float32 or bfloat16.')
+    print(
+        f'{name_device(device)}, {torch.get_num_threads()} threads, torch {torch.__version__}, '
+        f'batch {args.batch_size}, n = {args.act_num}, medians of {args.rounds}'
+    )
+    for name in args.dtypes:
+        dtype = DTYPES[name]
+        bandwidth, arithmetic = measure_speeds(dtype, args.rounds, device)
+        print(f'\n{name}: {bandwidth / 1e9:.1f} GB/s, {arithmetic / 1e9:.0f} Gflop/s')
+        print(ROW.format('map', 'part', 'layout', 'pass', '', 'ms', 'limit', 'times'))
+        for channels, size in MAPS:
+            passes = {}
+            for layout, memory_format in LAYOUTS.items():
+                x = torch.randn(args.batch_size, channels, size, size, dtype=dtype, device=device)
+                x = x.contiguous(memory_format=memory_format)
+                for part, module in make_parts(channels, args.act_num).items():
+                    module = module.to(device, dtype)
+                    for which, function in make_passes(module, x).items():
+                        passes[part, layout, which] = function
+            times = time_by_turns(list(passes.values()), args.rounds, device=device)
+            for (part, layout, which), seconds in zip(passes, times, strict=True):
+                bytes_moved = x.numel() * x.element_size() * (2 if which == 'forward' else 3)
+                taps = (2 * args.act_num + 1) ** 2 if part == 'depthwise' else 0
+                operations = x.numel() * 2 * taps * (1 if which == 'forward' else 2)
+                limits = {'bytes': bytes_moved / bandwidth, 'flops': operations / arithmetic}
+                by = max(limits, key=limits.get)
+                print(
+                    ROW.format(
+                        f'{channels}@{size}',
+                        *(part, layout, which, by),
+                        *(f'{1000 * t:.2f}' for t in (seconds, limits[by])),
+                        f'{seconds / limits[by]:.1f}',
+                    ),
+                    flush=True,
+                )
+
+
+if __name__ == '__main__':
+    with launch.one_sentence_errors():
+        main()

@@ -1,0 +1,74 @@
+"""Fuses a trained network and writes what inference needs: a checkpoint, a config, and maybe ONNX.
+
+The checkpoint may be in any form, at λ = 1; the authors' files are taken as they are.
+"""
+
+import argparse
+from pathlib import Path
+
+from mmengine.config import DictAction
+from mmengine.registry import MODELS, init_default_scope
+
+from mmvanilla import switch_to_deploy
+from mmvanilla.checkpoint import load_checkpoint, replace_when_whole
+from mmvanilla.engine import launch
+from mmvanilla.engine.evaluate import load_weights
+from mmvanilla.engine.fused_checkpoint import inference_config, save_fused
+from mmvanilla.engine.onnx_export import BATCHES, SIZES, check_exportable, export_onnx
+from mmvanilla.errors import UsageError
+from mmvanilla.models.pretrained import read_state_dict
+from mmvanilla.models.reparameterize import check_fused
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file that the network was trained with')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('out', type=Path, help='folder for the files, named after the config')
+    parser.add_argument('--onnx', action='store_true', help='write an ONNX file too')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, help='override settings of the config'
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    cfg = launch.read_config(args.config)
+    cfg.merge_from_dict(args.cfg_options or {})
+    if args.out.exists() and not args.out.is_dir():
+        raise UsageError(f'{args.out} is a file: name a folder.')
+    files = {
+        suffix: args.out / f'{Path(args.config).stem}{suffix}'
+        for suffix in ('.pth', '.py', '.onnx')
+    }
+    for path in files.values():
+        if path.resolve() in (Path(args.config).resolve(), Path(args.checkpoint).resolve()):
+            raise UsageError(f'{path} would be overwritten: name another folder.')
+    launch.use_safe_loading()
+    launch.drop_pretrained(cfg)
+    meta = load_checkpoint(args.checkpoint, mmap=True).get('meta') or {}
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    network = MODELS.build(cfg.model)
+    if args.onnx:
+        check_exportable(network)
+    load_weights(network, read_state_dict(args.checkpoint), args.checkpoint, deploy=False)
+    fused = switch_to_deploy(network)
+    check_fused(network, fused)
+    if args.onnx:
+        error = export_onnx(fused, files['.onnx'])
+    cfg = inference_config(cfg)
+    save_fused(files['.pth'], fused, cfg, meta.get('dataset_meta'))
+    with replace_when_whole(files['.py']) as temporary:
+        temporary.write_text(cfg.pretty_text, encoding='utf-8')
+    print(f'Wrote {files[".pth"]} and {files[".py"]}.')
+    if args.onnx:
+        print(
+            f'Wrote {files[".onnx"]}: within {error:.1e} of torch in onnxruntime, at {len(SIZES)} '
+            f'sizes and {len(BATCHES)} batch sizes.'
+        )
+
+
+if __name__ == '__main__':
+    with launch.one_sentence_errors():
+        main()
