@@ -4,7 +4,7 @@ DIGITS := data/digits/annotations/instances_val2017.json
 
 DIGITS_FOLDERS := data/digits_folders/val
 
-.PHONY: env demo demo-masks demo-segmentation demo-classification test test-slow test-zoo test-onedl lint clean
+.PHONY: env demo demo-masks demo-segmentation demo-classification demo-merging test test-slow test-zoo test-onedl lint clean
 
 env:
 	@bash tools/setup_env.sh
@@ -14,6 +14,9 @@ demo: env $(DIGITS)
 
 demo-masks: env $(DIGITS)
 	@$(PY) tools/demo.py masks
+
+demo-merging: env $(DIGITS)
+	@$(PY) tools/demo_merging.py
 
 demo-segmentation: env $(DIGITS)
 	@$(PY) tools/demo_segmentation.py

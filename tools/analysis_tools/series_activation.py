@@ -34,7 +34,7 @@ def parse_args() -> argparse.Namespace:
 
 def measure_speeds(dtype: torch.dtype, rounds: int, device: str) -> Tuple[float, float]:
     """Bytes moved in a second by a large copy, operations in a second by a large product."""
-    source = torch.rand(2**27, dtype=dtype, device=device)
+    source = torch.rand(2**25, dtype=dtype, device=device)
     target = torch.empty_like(source)
     matrix = torch.rand(2048, 2048, dtype=dtype, device=device)
     copying, multiplying = time_by_turns(
