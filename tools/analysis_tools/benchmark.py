@@ -143,6 +143,8 @@ def measure_memory(name: str, form: str, size: Tuple[int, ...], task: str, devic
     MMLogger.get_instance('benchmark', log_level='ERROR')
     if device == 'cpu':  # what is freed is given back, not held for later
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**20)
+    with torch.device('meta'):
+        mmpretrain.get_model(name)  # which imports much that is not of the model
     before = resident('VmRSS')
     model = FORMS[form](make_model(name), device)
     gc.collect()
