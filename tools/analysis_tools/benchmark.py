@@ -241,12 +241,12 @@ def check(args: argparse.Namespace) -> None:
     for name in args.models:
         if name not in known:
             raise UsageError(f'{name} is none of mmpretrain.list_models().')
+    others = [name for name in args.models if not OURS.fullmatch(name)]
+    if args.table4:
+        others = ['a peer']
     for form in args.forms:
         if args.task == 'training' and form in NOT_FOR_TRAINING:
             raise UsageError(f'form {form} cannot be trained: leave it out.')
-        others = [name for name in args.models if not OURS.fullmatch(name)] or [
-            'a peer'
-        ] * args.table4
         if form in OURS_ALONE and others:
             raise UsageError(f'{others[0]} has no form {form}: choose deep, deploy or optimized.')
 

@@ -53,5 +53,5 @@ def draw_figure3(rows: Sequence[Dict[str, str]], latency: str, title: str, path:
             axis.set_title(f'{where}, circles by {size}', fontsize=9)
             axis.grid(alpha=0.3, which='both')
     with replace_when_whole(path) as temporary:
-        figure.savefig(temporary, dpi=110, format=path.suffix.lstrip('.') or 'png')
+        figure.savefig(temporary, dpi=110, format=path.suffix.lstrip('.'))
     plt.close(figure)
