@@ -1,8 +1,9 @@
 # Each target sets up .venv first if needed, the onedl ones .venv-onedl: see tools/setup_env.sh.
 PY := .venv/bin/python
 DIGITS := data/digits/annotations/instances_val2017.json
-
 DIGITS_FOLDERS := data/digits_folders/val
+# Two files of tests at a time, on a core each.
+FAST_TESTS := -m pytest -n 2 --dist loadfile -m 'not slow and not zoo'
 
 .PHONY: env demo demo-masks demo-segmentation demo-classification demo-merging test test-slow test-zoo test-onedl lint clean
 
@@ -33,7 +34,7 @@ $(DIGITS_FOLDERS): $(wildcard tools/dataset_converters/digits_to_*.py) | env
 	@$(PY) tools/dataset_converters/digits_to_folders.py data/digits_folders
 
 test: env
-	@$(PY) -m pytest -m 'not slow and not zoo'
+	@OMP_NUM_THREADS=1 $(PY) $(FAST_TESTS)
 
 test-slow: env
 	@$(PY) -m pytest -m slow
@@ -43,7 +44,7 @@ test-zoo: env
 
 test-onedl:
 	@bash tools/setup_env.sh onedl
-	@.venv-onedl/bin/python -m pytest -m 'not slow and not zoo'
+	@OMP_NUM_THREADS=1 .venv-onedl/bin/python $(FAST_TESTS)
 
 lint: env
 	@$(PY) -m ruff check .
