@@ -76,6 +76,14 @@ def test_merged_form(fixture):
             assert relative_error(merged(fixture['input']), expected) < 1e-5
 
 
+def test_merged_head_of_other_classes():
+    """As fine-tuning has it: mmengine leaves out what is of another shape."""
+    weights = VanillaNetClsHead(7, 16).state_dict()
+    head = VanillaNetClsHead(5, 16, merged=True)
+    with pytest.raises(RuntimeError, match='size mismatch for conv.conv.weight'):
+        head.load_state_dict(weights, strict=False)
+
+
 def test_training_loss_and_gradients_equal_the_authors(fixture):
     model = build(fixture, dropout=0.0).double().train()
     set_deep_training_lambda(model, 0.3)

@@ -104,6 +104,25 @@ def test_classifier(run_tool, tmp_path):
     check_onnx(next((tmp_path / 'out').glob('*.onnx')), network)
 
 
+@pytest.mark.parametrize(
+    ('meta', 'expected'),
+    [
+        (dict(CLASSES=('a', 'b')), dict(classes=('a', 'b'))),  # of mmdet 2.x
+        (dict(dataset_meta=dict(classes=('a',))), dict(classes=('a',))),
+        ({}, None),
+    ],
+)
+def test_classes_that_the_checkpoint_names(meta, expected, digits, run_tool, tmp_path):
+    network = MODELS.build(read_config(ROOT / CLASSIFIER, NARROW_CLASSIFIER).model)
+    torch.save(dict(meta=meta, state_dict=network.state_dict()), tmp_path / 'a.pth')
+    options = ['--cfg-options', *NARROW_CLASSIFIER]
+    run_tool(TOOL, CLASSIFIER, tmp_path / 'a.pth', tmp_path, *options)
+    (file,) = tmp_path.glob('vanillanet*.pth')
+    found = load_checkpoint(file)['meta']
+    assert found.get('dataset_meta') == expected
+    assert ('dataset_meta' in found) == (expected is not None)
+
+
 class SizeBakedIn(nn.Module):
     """Gives a number that a tracer takes for a constant."""
 
@@ -111,9 +130,17 @@ class SizeBakedIn(nn.Module):
         return images.flatten(1).mean(1, keepdim=True) * float(images.shape[-1])
 
 
-def test_file_that_gives_something_else_is_not_kept(tmp_path):
+class NotANumber(nn.Module):
+    """Gives two outputs, of which the second is none."""
+
+    def forward(self, images, mode):
+        return [[images, images.sqrt() / 0 - images.sqrt() / 0]]
+
+
+@pytest.mark.parametrize('network', [SizeBakedIn(), NotANumber()])
+def test_file_that_gives_something_else_is_not_kept(network, tmp_path):
     with pytest.raises(RuntimeError, match='a.onnx is not written'):
-        onnx_export.export_onnx(SizeBakedIn(), tmp_path / 'a.onnx')
+        onnx_export.export_onnx(network, tmp_path / 'a.onnx')
     assert list(tmp_path.iterdir()) == []
 
 

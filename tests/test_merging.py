@@ -1,19 +1,24 @@
 """Merging while training: the function, the optimizer, averaged copies, resume."""
 
 import copy
+from types import SimpleNamespace
 
 import mmpretrain.engine  # noqa: F401  registers Lamb
 import pytest
 import torch
-from conftest import randomize
-from mmengine.hooks import Hook
+from conftest import randomize, relative_error
+from mmengine.hooks import EMAHook, Hook
+from mmengine.model import ExponentialMovingAverage
+from mmengine.optim import OptimWrapper
 from test_deep_training_hook import Classifier, Record, make_runner
 from torch import nn
+from torch.distributed import destroy_process_group, init_process_group
 
 from mmvanilla import UsageError
 from mmvanilla.checkpoint import load_checkpoint
 from mmvanilla.engine import merging
 from mmvanilla.engine.merging import ema_hooks
+from mmvanilla.models import DeepConv
 from mmvanilla.models.reparameterize import deep_convs, form_of
 
 X = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -203,7 +208,99 @@ def test_annealing_a_merged_network_is_refused(tmp_path):
         make_runner(tmp_path, model=Classifier(merged=True)).train()
 
 
-def test_unknown_wrapper_is_refused():
-    model = nn.DataParallel(Classifier())
-    with pytest.raises(UsageError, match='DataParallel: use MMDistributedDataParallel'):
-        merging.check_wrapper(model)
+def test_resume_of_a_merged_backbone_below_a_deep_head(tmp_path):
+    head = dict(hook=dict(decay_epochs=0), model=None)
+    for folder, kwargs in (('whole', {}), ('resumed', dict(resume=True))):
+        head['model'] = Classifier(merged=True)
+        head['model'].head = DeepHead()
+        if kwargs:
+            kwargs['load_from'] = str(tmp_path / 'whole/epoch_3.pth')
+        make_runner(tmp_path / folder, **head, **kwargs).train()
+    one, other = (load_checkpoint(tmp_path / f / 'epoch_4.pth') for f in ('whole', 'resumed'))
+    assert 'head.conv.conv1.weight' in one['state_dict']
+    torch.testing.assert_close(other['state_dict'], one['state_dict'], rtol=0, atol=0)
+
+
+class DeepHead(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = DeepConv(64, 2, final_norm=False)
+
+    def forward(self, x):
+        return self.conv(x[..., None, None]).flatten(1)
+
+
+def test_deep_checkpoint_is_not_resumed_in_a_merged_network(tmp_path):
+    make_runner(tmp_path / 'deep', hook=dict(decay_epochs=0)).train()
+    merged = make_runner(
+        tmp_path / 'merged',
+        model=Classifier(merged=True),
+        hook=dict(decay_epochs=0),
+        resume=True,
+        load_from=str(tmp_path / 'deep/epoch_2.pth'),
+    )
+    with pytest.raises(UsageError, match='this network is built merged.*or start from its weights'):
+        merged.train()
+
+
+def test_steps_are_counted_anew(tmp_path):
+    """Lamb corrects the momenta of a group by its steps: those of fresh parameters start at 0."""
+    runner = merging_runner(tmp_path, 'Lamb', 'a group per parameter')
+    runner.train()
+    names = {id(param): name for name, param in runner.model.named_parameters()}
+    for group in runner.optim_wrapper.optimizer.param_groups:
+        for param in group['params']:
+            assert group['step'] == (4 if 'conv.conv.' in names[id(param)] else 8)
+
+
+class Sharing(torch.optim.SGD):
+    def consolidate_state_dict(self):
+        pass
+
+
+@pytest.mark.parametrize(
+    ('wrap', 'optimizer', 'message'),
+    [
+        (nn.DataParallel, torch.optim.SGD, 'DataParallel: use MMDistributedDataParallel'),
+        (nn.Identity, Sharing, 'does not work with Sharing, which shares its parameters'),
+    ],
+)
+def test_what_cannot_follow_is_refused(wrap, optimizer, message):
+    model = Classifier()
+    model = model if wrap is nn.Identity else wrap(model)
+    wrapper = OptimWrapper(optimizer(model.parameters(), lr=0.1))
+    with pytest.raises(UsageError, match=message):
+        merging.check_run(SimpleNamespace(model=model, optim_wrapper=wrapper))
+
+
+def of_two_processes():
+    """Networks of the same parameters, and of different statistics."""
+    torch.manual_seed(0)
+    networks = [randomize(Classifier(), seed) for seed in (0, 1)]
+    networks[1].load_state_dict(networks[1].state_dict() | dict(networks[0].named_parameters()))
+    return networks
+
+
+def merge_on(rank, folder):
+    init_process_group('gloo', f'file://{folder}/store', rank=rank, world_size=2)
+    network = of_two_processes()[rank]
+    averaged = ExponentialMovingAverage(network, update_buffers=True)
+    hook = EMAHook()
+    hook.ema_model = averaged
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    runner = SimpleNamespace(model=network, hooks=[hook], optim_wrapper=OptimWrapper(optimizer))
+    merging.merge_in_run(runner)
+    torch.save([m.eval()(X, None) for m in (network, averaged.module)], folder / f'{rank}.pth')
+    destroy_process_group()
+
+
+@torch.no_grad()
+def test_processes_merge_by_common_statistics(tmp_path):
+    torch.multiprocessing.start_processes(merge_on, (tmp_path,), nprocs=2, start_method='fork')
+    one, other = (dict(network.eval().named_buffers()) for network in of_two_processes())
+    expected = of_two_processes()[0].eval()
+    for name, value in expected.named_buffers():
+        if '.conv.norm' in name:  # those of the series activations stay each process's own
+            value.copy_((one[name] + other[name]) / 2)
+    for got in torch.load(tmp_path / '0.pth'):
+        assert relative_error(got, expected(X, None)) < 1e-5

@@ -24,6 +24,8 @@ def backbone():
 @pytest.mark.parametrize('compile', [False, None])
 def test_backbone(backbone, compile):
     optimized = optimize_for_inference(backbone, compile=compile)
+    with torch._dynamo.config.patch(error_on_recompile=True):  # nothing of other networks is known
+        optimized(X)
     assert (optimized._compiled_call_impl is not None) == (compile is None)
     for model in (optimized, copy.deepcopy(optimized)):
         for x in (X, X[:1, :, :32]):

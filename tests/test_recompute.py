@@ -41,15 +41,16 @@ def test_changes_nothing(norm_eval, monkeypatch):
     recomputed = step(narrow(norm_eval=norm_eval))
     for module in ('deep_conv', 'vanillanet'):
         monkeypatch.setattr(
-            f'mmvanilla.models.{module}.recompute_in_backward', lambda function, x, _: function(x)
+            f'mmvanilla.models.{module}.recompute_on_cpu', lambda function, x, _: function(x)
         )
     assert_equal([recomputed, step(narrow(norm_eval=norm_eval))])
 
 
-def test_mode_changed_before_backward():
+@pytest.mark.parametrize('with_cp', [False, True])
+def test_mode_changed_before_backward(with_cp):
     steps = []
     for mode in (True, False):
-        backbone = narrow()
+        backbone = narrow(with_cp=with_cp)
         steps.append(step(backbone, between=partial(backbone.train, mode)))
         assert {module.training for module in backbone.modules()} == {mode}
     assert_equal(steps)

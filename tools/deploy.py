@@ -5,6 +5,7 @@ The checkpoint may be in any form, at λ = 1; the authors' files are taken as th
 
 import argparse
 from pathlib import Path
+from typing import Optional
 
 from mmengine.config import DictAction
 from mmengine.registry import MODELS, init_default_scope
@@ -30,6 +31,13 @@ def parse_args() -> argparse.Namespace:
         '--cfg-options', nargs='+', action=DictAction, help='override settings of the config'
     )
     return parser.parse_args()
+
+
+def find_classes(meta: dict) -> Optional[dict]:
+    """What a checkpoint says of its data set, those of mmdet 2.x too; None if it says nothing."""
+    if 'CLASSES' in meta:
+        return dict(classes=meta['CLASSES'])
+    return meta.get('dataset_meta')
 
 
 def main() -> None:
@@ -58,7 +66,7 @@ def main() -> None:
     if args.onnx:
         error = export_onnx(fused, files['.onnx'])
     cfg = inference_config(cfg)
-    save_fused(files['.pth'], fused, cfg, meta.get('dataset_meta'))
+    save_fused(files['.pth'], fused, cfg, find_classes(meta))
     with replace_when_whole(files['.py']) as temporary:
         temporary.write_text(cfg.pretty_text, encoding='utf-8')
     print(f'Wrote {files[".pth"]} and {files[".py"]}.')

@@ -2,20 +2,23 @@
 
 import math
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Dict, Optional
 
 import torch
 from mmengine.dist import master_only
 from mmengine.hooks import Hook
 from mmengine.runner import IterBasedTrainLoop, Runner
+from torch import Tensor
 
 from ..checkpoint import fill_state_dict
 from ..errors import UsageError
+from ..models.deep_conv import DeepConv, form_in
 from ..models.pretrained import list_mismatches, pretrained_cfgs
 from ..models.reparameterize import (
     check_fused,
     deep_convs,
     form_of,
+    merge_weights,
     set_deep_training_lambda,
     switch_to_deploy,
     unwrap,
@@ -23,7 +26,7 @@ from ..models.reparameterize import (
 from ..registry import HOOKS, register
 from .config import deploy_config
 from .fused_checkpoint import save_fused
-from .merging import check_wrapper, ema_hooks, merge_in_run
+from .merging import check_run, ema_hooks, merge_in_run
 
 SCHEDULES = {
     'linear': lambda progress: progress,
@@ -87,15 +90,12 @@ class DeepTrainingHook(Hook):
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         self.weights_loaded = not runner._resume
         fill_state_dict(checkpoint)
-        if runner._resume and form_of(unwrap(runner.model), checkpoint['state_dict']) == 'merged':
-            self._merge(runner)  # before its weights, momenta and averages are loaded
+        model, weights = unwrap(runner.model), checkpoint['state_dict']
+        if runner._resume:
+            self._take_form(runner, weights)  # before weights, momenta and averages are loaded
         # Fine-tuning to other classes: mmpretrain's EMA hook would refuse the averaged copy, which
         # the state dict holds too.
-        own = unwrap(runner.model).state_dict()
-        if (
-            not runner._resume
-            and list_mismatches(checkpoint['state_dict'], own)['of another shape']
-        ):
+        elif list_mismatches(merge_weights(model, weights), model.state_dict())['of another shape']:
             checkpoint.pop('ema_state_dict', None)
 
     def before_train(self, runner: Runner) -> None:
@@ -109,7 +109,7 @@ class DeepTrainingHook(Hook):
                 'DeepTrainingHook found no deep convolution in the model: remove the hook.'
             )
         if self.merge:
-            check_wrapper(runner.model)
+            check_run(runner)
         if self._lambda(runner) < 1 and not any(conv.is_deep for conv in deep_convs(runner.model)):
             raise UsageError(
                 f'{self.length_name}={self.length} anneals λ, and the network is merged already: '
@@ -179,6 +179,22 @@ class DeepTrainingHook(Hook):
         for model in (runner.model, *(hook.ema_model for hook in ema_hooks(runner))):
             set_deep_training_lambda(model, value)
         if self.merge and value == 1:
+            self._merge(runner)
+
+    def _take_form(self, runner: Runner, state_dict: Dict[str, Tensor]) -> None:
+        """Merges the model of a run that is resumed from a merged checkpoint."""
+        pairs = {  # whether a layer is deep, and its form in the checkpoint
+            (conv.is_deep, form_in(state_dict, f'{name}.'))
+            for name, conv in unwrap(runner.model).named_modules()
+            if isinstance(conv, DeepConv)
+        }
+        if (False, 'deep') in pairs:
+            raise UsageError(
+                'the checkpoint is of training with two convolutions, and this network is built '
+                'merged, so the optimizer does not fit: resume with the config that it was trained '
+                'with, or start from its weights (load_from).'
+            )
+        if pairs & {(True, 'merged'), (True, 'deploy')}:  # without a norm the two are the same
             self._merge(runner)
 
     def _merge(self, runner: Runner) -> None:

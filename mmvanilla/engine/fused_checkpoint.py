@@ -40,16 +40,17 @@ def save_fused(
         path: The file.
         network: The fused network.
         cfg: A config that builds it in deploy form.
-        dataset_meta: Names of the classes, as mmengine keeps them.
+        dataset_meta: Names of the classes, as mmengine keeps them; None if they are not known.
         progress: What else goes into the checkpoint's ``meta``.
     """
     meta = dict(
         cfg=cfg.pretty_text,
-        dataset_meta=dataset_meta,
         form='deploy',
         **progress,
         mmvanilla_version=__version__,
     )
+    if dataset_meta is not None:  # inferencers read what is there
+        meta['dataset_meta'] = dataset_meta
     weights = {name: value.cpu() for name, value in network.state_dict().items()}
     with replace_when_whole(path) as temporary:
         torch.save(dict(meta=meta, state_dict=weights), temporary)

@@ -5,7 +5,11 @@ from typing import Iterable, List
 
 from mmengine.dist import all_reduce_params
 from mmengine.hooks import EMAHook
-from mmengine.model import BaseAveragedModel, is_model_wrapper
+from mmengine.model import (
+    BaseAveragedModel,
+    MMSeparateDistributedDataParallel,
+    is_model_wrapper,
+)
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
 from torch import nn
@@ -21,13 +25,23 @@ def ema_hooks(runner: Runner) -> List[EMAHook]:
     return [hook for hook in runner.hooks if isinstance(hook, EMAHook)]
 
 
-def check_wrapper(model: nn.Module) -> None:
-    """Raises UsageError if ``model`` is wrapped in what cannot be wrapped anew in the run."""
-    if is_model_wrapper(model) and not isinstance(model, DistributedDataParallel):
+def check_run(runner: Runner) -> None:
+    """Raises UsageError if the model's wrapper or an optimizer cannot follow a merge."""
+    model = runner.model
+    if is_model_wrapper(model) and (
+        not isinstance(model, DistributedDataParallel)
+        or isinstance(model, MMSeparateDistributedDataParallel)
+    ):
         raise UsageError(
             f'merge=True does not work in {type(model).__name__}: use MMDistributedDataParallel, '
             'or leave merge out.'
         )
+    for optimizer in _optimizers(runner):
+        if hasattr(optimizer, 'consolidate_state_dict'):
+            raise UsageError(
+                f'merge=True does not work with {type(optimizer).__name__}, which shares its '
+                'parameters among processes: use the optimizer itself, or leave merge out.'
+            )
 
 
 def merge_in_run(runner: Runner) -> None:
@@ -43,9 +57,7 @@ def merge_in_run(runner: Runner) -> None:
     for model in (network, *averaged):
         # Every process has statistics of its own images.
         all_reduce_params((b for conv in deep_convs(model) for b in conv.buffers()), op='mean')
-    wrapper = runner.optim_wrapper
-    wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
-    _merge_with_optimizers(network, [w.optimizer for w in wrappers])
+    _merge_with_optimizers(network, _optimizers(runner))
     for model in averaged:
         merge_deep_convs(model, inplace=True)
         _renew_table(model)
@@ -54,6 +66,13 @@ def merge_in_run(runner: Runner) -> None:
         runner.model = network
         gc.collect()
         runner.model = runner.wrap_model(runner.cfg.get('model_wrapper_cfg'), network)
+        runner._maybe_compile('train_step')  # as the runner did with the wrapper before
+
+
+def _optimizers(runner: Runner) -> List[Optimizer]:
+    wrapper = runner.optim_wrapper
+    wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
+    return [each.optimizer for each in wrappers]
 
 
 def _merge_with_optimizers(network: nn.Module, optimizers: Iterable[Optimizer]) -> None:
@@ -79,6 +98,8 @@ def _merge_with_optimizers(network: nn.Module, optimizers: Iterable[Optimizer]) 
                 for param in group['params']
                 if id(param) not in gone or id(param) in replaced
             ]
+            if not any(param in optimizer.state for param in group['params']):
+                group.pop('step', None)  # mmpretrain's Lamb counts the steps of a group
 
 
 def _renew_table(averaged: BaseAveragedModel) -> None:

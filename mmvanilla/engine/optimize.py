@@ -1,7 +1,9 @@
 """The fastest way to run a network that we know of, in one call."""
 
 from functools import cache
-from typing import Any, Optional
+from itertools import count
+from types import FunctionType
+from typing import Any, Callable, Optional
 
 import torch
 from mmengine.logging import print_log
@@ -15,6 +17,7 @@ PARTS = ('backbone', 'neck', 'bbox_head', 'head')
 # Weights are constants, packed once for the kernels that use them; on a GPU all kernels of a pass
 # are launched as one graph.
 COMPILE_OPTIONS = {'cpu': {'freezing': True}, 'cuda': {'triton.cudagraphs': True}}
+_numbers = count()
 
 
 def optimize_for_inference(
@@ -45,16 +48,20 @@ def optimize_for_inference(
     kind = torch.device(device).type
     model = switch_to_deploy(model).requires_grad_(False).to(device)
     model = model.to(memory_format=torch.channels_last)
-    parts = [part for name in PARTS if (part := getattr(model, name, None)) is not None] or [model]
+    parts = {name: part for name in PARTS if (part := getattr(model, name, None)) is not None}
     if compile is None:
         compile = compiler_works(kind)
-    for part in parts:
+    for part in parts.values() or [model]:
         if dtype != torch.float32:
             _run_in(part, dtype)
         if compile:
             _compile(part, kind)
     chosen = ['fused', 'channels_last', str(dtype).removeprefix('torch.')]
-    print_log(f'Optimized for {device}: {", ".join(chosen + ["compiled"] * compile)}.', 'current')
+    print_log(
+        f'Optimized for {device}{" (" + ", ".join(parts) + ")" if parts else ""}: '
+        f'{", ".join(chosen + ["compiled"] * compile)}.',
+        'current',
+    )
     return model
 
 
@@ -62,9 +69,7 @@ def _run_in(module: nn.Module, dtype: torch.dtype) -> None:
     """Makes a module compute in another precision; it takes and gives float32."""
 
     def cast(values: Any, to: torch.dtype) -> Any:
-        return apply_to(
-            values, lambda x: isinstance(x, Tensor) and x.is_floating_point(), lambda x: x.to(to)
-        )
+        return _map_tensors(lambda x: x.to(to) if x.is_floating_point() else x, values)
 
     module.to(dtype)
     module.register_forward_pre_hook(lambda _, inputs: cast(inputs, dtype))
@@ -77,16 +82,36 @@ def _compile(module: nn.Module, device: str) -> None:
     Dynamo asks the process, not the options of one module, whether weights are constants, and only
     where no gradients are wanted.
     """
-    compiled = torch.compile(module._call_impl, options=COMPILE_OPTIONS[device])
+    compiled = torch.compile(_caller(module), options=COMPILE_OPTIONS[device])
     from torch._inductor import config  # slow to import
 
     freezing = COMPILE_OPTIONS[device].get('freezing', False)
 
     def call(*args: Any, **kwargs: Any) -> Any:
         with torch.no_grad(), config.patch(freezing=freezing):
-            return compiled(*args, **kwargs)
+            outputs = compiled(*args, **kwargs)
+        # A graph on a GPU writes to the same memory every time.
+        return _map_tensors(torch.clone, outputs) if device == 'cuda' else outputs
 
     module._compiled_call_impl = call  # copies and pickles leave it out
+
+
+def _caller(module: nn.Module) -> Callable[..., Any]:
+    """A function that calls a module, with code of its own.
+
+    By its code dynamo knows a function, which sizes of its inputs vary, and how often it may
+    compile it.
+    """
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return module._call_impl(*args, **kwargs)
+
+    code = call.__code__.replace(co_name=f'call_{next(_numbers)}')
+    return FunctionType(code, call.__globals__, closure=call.__closure__)
+
+
+def _map_tensors(function: Callable[[Tensor], Tensor], values: Any) -> Any:
+    return apply_to(values, lambda x: isinstance(x, Tensor), function)
 
 
 @cache

@@ -11,7 +11,7 @@ from .folding import WeightBias, conv_like, fuse_conv_bn, merge_convs
 from .guarded_loading import GuardedModule
 from .matmul_conv import MatmulConv2d
 from .norm import build_batch_norm
-from .recompute import recompute_in_backward
+from .recompute import recompute_on_cpu
 
 
 class DeepActivation(nn.Module):
@@ -130,16 +130,22 @@ class DeepConv(GuardedModule):
     def merge_weights(self, state_dict: Dict[str, Tensor], prefix: str) -> None:
         """Merges this layer's weights of the deep form in a state dict, if it is in merged form.
 
-        Weights that are in another form, of other shapes, or of λ < 1 are left as they are.
+        Weights that are in another form or of λ < 1 are left as they are. Of other channels they
+        are merged too; loading then says what does not fit.
 
         Args:
             state_dict: The weights, changed in place.
             prefix: What the keys of this layer begin with.
         """
-        if self.is_deep or self.deploy:
+        convs = [state_dict.get(f'{prefix}{conv}.weight') for conv in ('conv1', 'conv2')]
+        if self.is_deep or self.deploy or any(conv is None for conv in convs):
             return
+        (mid_channels, in_channels, *_), (out_channels, *_) = (conv.shape for conv in convs)
+        channels = dict(
+            in_channels=in_channels, mid_channels=mid_channels, out_channels=out_channels
+        )
         with torch.device('meta'):
-            deep = DeepConv(**self.arguments)
+            deep = DeepConv(**self.arguments | channels)
         expected = deep.state_dict()
         given = {key: state_dict[prefix + key] for key in expected if prefix + key in state_dict}
         shapes = [
@@ -182,7 +188,7 @@ class DeepConv(GuardedModule):
         if not self.is_deep:
             return self.conv(x)
         x = self.conv1(x)  # (N, C_mid, H', W')
-        return recompute_in_backward(  # (N, C_out, H', W')
+        return recompute_on_cpu(  # (N, C_out, H', W')
             lambda x: self.conv2(self.act(self.norm1(x))), x, self
         )
 

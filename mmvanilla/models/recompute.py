@@ -21,8 +21,8 @@ def recompute_in_backward(
     Args:
         function: What to call; it draws no random numbers.
         x: Its argument.
-        module: What the function is part of. When it runs again its norms are in the mode that they
-            are in now, and their running statistics stay.
+        module: What the function is part of. When it runs again all is in the mode that it is in
+            now, and the running statistics of norms stay.
     """
     if not (module.training and torch.is_grad_enabled()) or torch.compiler.is_compiling():
         return function(x)
@@ -35,22 +35,32 @@ def recompute_in_backward(
     )
 
 
+def recompute_on_cpu(function: Callable[[Tensor], Tensor], x: Tensor, module: nn.Module) -> Tensor:
+    """``recompute_in_backward`` where it was measured to pay: not on GPUs, where it was not."""
+    return recompute_in_backward(function, x, module) if x.device.type == 'cpu' else function(x)
+
+
 def _contexts(module: nn.Module) -> Tuple[ContextManager, ContextManager]:
     """What to run in the first time, and again."""
-    modes = {m: m.training for m in module.modules() if isinstance(m, _BatchNorm)}
-    return nullcontext(), _again(modes)
+    return nullcontext(), _again({m: m.training for m in module.modules()})
 
 
 @contextmanager
-def _again(modes: Dict[_BatchNorm, bool]) -> Iterator[None]:
-    """Norms in given modes, on copies of their running statistics, which may move only once."""
-    kept = [(norm, norm.training, dict(norm.named_buffers())) for norm in modes]
-    for norm, _, buffers in kept:
-        norm.training = modes[norm]
+def _again(modes: Dict[nn.Module, bool]) -> Iterator[None]:
+    """Modules in given modes, norms on copies of their statistics, which may move only once."""
+    now = {m: m.training for m in modes}
+    kept = {m: dict(m.named_buffers()) for m in modes if isinstance(m, _BatchNorm)}
+    _set_modes(modes)
+    for norm, buffers in kept.items():
         norm._buffers.update({name: buffer.clone() for name, buffer in buffers.items()})
     try:
         yield
     finally:
-        for norm, mode, buffers in kept:
-            norm.training = mode
+        _set_modes(now)
+        for norm, buffers in kept.items():
             norm._buffers.update(buffers)
+
+
+def _set_modes(modes: Dict[nn.Module, bool]) -> None:
+    for module, training in modes.items():
+        module.training = training

@@ -15,7 +15,7 @@ from ..registry import MODELS, register
 from .deep_conv import DeepConv
 from .official import convert_official_state_dict, is_official_state_dict
 from .pretrained import find_mismatch, load_pretrained, pretrained_cfgs
-from .recompute import recompute_in_backward
+from .recompute import recompute_in_backward, recompute_on_cpu
 from .reparameterize import merge_weights
 from .series_activation import SeriesActivation
 
@@ -23,8 +23,9 @@ from .series_activation import SeriesActivation
 class VanillaBlock(nn.Module):
     """Deep convolution, pooling, series activation: the one layer that VanillaNet is built of.
 
-    In training only the input and what the convolutions give is kept for the backward pass: the
-    norms between them, the pooling and the ReLU are computed again.
+    In training on a CPU only the input and what the convolutions give is kept for the backward
+    pass: the norms between them, the pooling and the ReLU are computed again. Hooks on ``conv`` and
+    ``act`` are not called in training, those on the block are.
 
     Args:
         conv: The deep convolution.
@@ -42,9 +43,7 @@ class VanillaBlock(nn.Module):
         if not self.training or self.act.norm is None:
             return self.act(self.pool(self.conv(x)))
         x = self.conv.convolve(x)
-        x = recompute_in_backward(
-            lambda x: self.act.activate(self.pool(self.conv.norm(x))), x, self
-        )
+        x = recompute_on_cpu(lambda x: self.act.activate(self.pool(self.conv.norm(x))), x, self)
         return self.act.norm(x)
 
 
