@@ -112,7 +112,8 @@ def test_classifier(run_tool, tmp_path):
         ({}, None),
     ],
 )
-def test_classes_that_the_checkpoint_names(meta, expected, digits, run_tool, tmp_path):
+def test_classes_that_the_checkpoint_names(meta, expected, run_tool, tmp_path):
+    init_default_scope('mmpretrain')
     network = MODELS.build(read_config(ROOT / CLASSIFIER, NARROW_CLASSIFIER).model)
     torch.save(dict(meta=meta, state_dict=network.state_dict()), tmp_path / 'a.pth')
     options = ['--cfg-options', *NARROW_CLASSIFIER]

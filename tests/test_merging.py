@@ -296,7 +296,7 @@ def merge_on(rank, folder):
 
 @torch.no_grad()
 def test_processes_merge_by_common_statistics(tmp_path):
-    torch.multiprocessing.start_processes(merge_on, (tmp_path,), nprocs=2, start_method='fork')
+    torch.multiprocessing.spawn(merge_on, (tmp_path,), nprocs=2)
     one, other = (dict(network.eval().named_buffers()) for network in of_two_processes())
     expected = of_two_processes()[0].eval()
     for name, value in expected.named_buffers():
