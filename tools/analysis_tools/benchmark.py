@@ -168,7 +168,7 @@ def time_forms(
     models = [FORMS[form](deep, device) for form in forms]
     images = torch.rand(size, device=device)
     with torch.inference_mode():
-        outputs = [model(images).float() for model in models]
+        outputs = [model(images).float().clone() for model in models]
     steps = [make_step(model, images, task) for model in models]
     return time_by_turns(steps, rounds, device=device), outputs
 
