@@ -50,14 +50,17 @@ def test_when_it_is_a_product(memory_format, product):
     assert conv(x).is_contiguous(memory_format=memory_format)
 
 
-def test_tracers_see_a_convolution():
+@pytest.mark.parametrize(
+    ('channels', 'operator'), [(16, torch.ops.aten.conv2d), (12, torch.ops.aten.linear)]
+)
+def test_what_tracers_and_compilers_see(channels, operator):
     conv, x = (
-        MatmulConv2d(8, 12, 1),
+        MatmulConv2d(8, channels, 1),
         torch.rand(3, 8, 8, 4).contiguous(memory_format=torch.channels_last),
     )
     assert 'aten::_convolution' in str(torch.jit.trace(conv, x).inlined_graph)
     exported = torch.export.export(conv, (x,)).graph
-    assert torch.ops.aten.conv2d.default in {node.target for node in exported.nodes}
+    assert operator.default in {node.target for node in exported.nodes}
 
 
 def test_precision_of_autocast():

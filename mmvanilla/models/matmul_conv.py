@@ -11,7 +11,7 @@ class MatmulConv2d(nn.Conv2d):
     """A convolution; where it is a plain matrix product, and on the CPU, it is computed as one.
 
     That is a 1x1 convolution of stride 1 on channels_last maps. Torch's convolutions take up to
-    four times as long for the gradients (docs/speed.md). Exporters see a convolution, and
+    four times as long for the gradients (docs/speed.md). Tracers see a convolution, and
     compilers where their packed weights pay, at channels that are powers of two: at 3072 a compiled
     convolution takes seven times as long as the product.
     """
