@@ -209,13 +209,11 @@ def test_annealing_a_merged_network_is_refused(tmp_path):
 
 
 def test_resume_of_a_merged_backbone_below_a_deep_head(tmp_path):
-    head = dict(hook=dict(decay_epochs=0), model=None)
-    for folder, kwargs in (('whole', {}), ('resumed', dict(resume=True))):
-        head['model'] = Classifier(merged=True)
-        head['model'].head = DeepHead()
-        if kwargs:
-            kwargs['load_from'] = str(tmp_path / 'whole/epoch_3.pth')
-        make_runner(tmp_path / folder, **head, **kwargs).train()
+    resume = dict(resume=True, load_from=str(tmp_path / 'whole/epoch_3.pth'))
+    for folder, kwargs in (('whole', {}), ('resumed', resume)):
+        model = Classifier(merged=True)
+        model.head = DeepHead()
+        make_runner(tmp_path / folder, model=model, hook=dict(decay_epochs=0), **kwargs).train()
     one, other = (load_checkpoint(tmp_path / f / 'epoch_4.pth') for f in ('whole', 'resumed'))
     assert 'head.conv.conv1.weight' in one['state_dict']
     torch.testing.assert_close(other['state_dict'], one['state_dict'], rtol=0, atol=0)
@@ -262,12 +260,11 @@ class Sharing(torch.optim.SGD):
     ('wrap', 'optimizer', 'message'),
     [
         (nn.DataParallel, torch.optim.SGD, 'DataParallel: use MMDistributedDataParallel'),
-        (nn.Identity, Sharing, 'does not work with Sharing, which shares its parameters'),
+        (lambda model: model, Sharing, 'does not work with Sharing, which shares its parameters'),
     ],
 )
 def test_what_cannot_follow_is_refused(wrap, optimizer, message):
-    model = Classifier()
-    model = model if wrap is nn.Identity else wrap(model)
+    model = wrap(Classifier())
     wrapper = OptimWrapper(optimizer(model.parameters(), lr=0.1))
     with pytest.raises(UsageError, match=message):
         merging.check_run(SimpleNamespace(model=model, optim_wrapper=wrapper))

@@ -12,13 +12,14 @@ from torch import Tensor
 
 from ..checkpoint import fill_state_dict
 from ..errors import UsageError
-from ..models.deep_conv import DeepConv, form_in
+from ..models.deep_conv import form_in
 from ..models.pretrained import list_mismatches, pretrained_cfgs
 from ..models.reparameterize import (
     check_fused,
     deep_convs,
     form_of,
     merge_weights,
+    named_deep_convs,
     set_deep_training_lambda,
     switch_to_deploy,
     unwrap,
@@ -95,8 +96,10 @@ class DeepTrainingHook(Hook):
             self._take_form(runner, weights)  # before weights, momenta and averages are loaded
         # Fine-tuning to other classes: mmpretrain's EMA hook would refuse the averaged copy, which
         # the state dict holds too.
-        elif list_mismatches(merge_weights(model, weights), model.state_dict())['of another shape']:
-            checkpoint.pop('ema_state_dict', None)
+        elif 'ema_state_dict' in checkpoint:
+            own = model.state_dict()
+            if list_mismatches(merge_weights(model, weights), own)['of another shape']:
+                del checkpoint['ema_state_dict']
 
     def before_train(self, runner: Runner) -> None:
         if self.by_epoch and isinstance(runner.train_loop, IterBasedTrainLoop):
@@ -184,9 +187,8 @@ class DeepTrainingHook(Hook):
     def _take_form(self, runner: Runner, state_dict: Dict[str, Tensor]) -> None:
         """Merges the model of a run that is resumed from a merged checkpoint."""
         pairs = {  # whether a layer is deep, and its form in the checkpoint
-            (conv.is_deep, form_in(state_dict, f'{name}.'))
-            for name, conv in unwrap(runner.model).named_modules()
-            if isinstance(conv, DeepConv)
+            (conv.is_deep, form_in(state_dict, prefix))
+            for prefix, conv in named_deep_convs(unwrap(runner.model))
         }
         if (False, 'deep') in pairs:
             raise UsageError(

@@ -1,7 +1,7 @@
 """λ, merging and fusing over whole networks: detectors, classifiers, any ``nn.Module``."""
 
 import copy
-from typing import Any, Callable, Dict, Iterator, Mapping, Optional
+from typing import Any, Callable, Dict, Iterator, Mapping, Optional, Tuple
 
 import torch
 from mmengine.model import BaseAveragedModel, is_model_wrapper
@@ -69,7 +69,14 @@ def switch_to_deploy(model: nn.Module, inplace: bool = False) -> nn.Module:
 
 def deep_convs(model: nn.Module) -> Iterator[DeepConv]:
     """Every deep convolution inside ``model``."""
-    return (module for module in model.modules() if isinstance(module, DeepConv))
+    return (conv for _, conv in named_deep_convs(model))
+
+
+def named_deep_convs(model: nn.Module) -> Iterator[Tuple[str, DeepConv]]:
+    """Every deep convolution inside ``model``, with what its keys in a state dict begin with."""
+    for name, module in model.named_modules():
+        if isinstance(module, DeepConv):
+            yield f'{name}.', module
 
 
 def merge_weights(model: nn.Module, state_dict: Mapping[str, Tensor]) -> Dict[str, Tensor]:
@@ -80,9 +87,8 @@ def merge_weights(model: nn.Module, state_dict: Mapping[str, Tensor]) -> Dict[st
         state_dict: Weights of it.
     """
     state_dict = dict(state_dict)
-    for name, module in model.named_modules():
-        if isinstance(module, DeepConv):
-            module.merge_weights(state_dict, f'{name}.')
+    for prefix, conv in named_deep_convs(model):
+        conv.merge_weights(state_dict, prefix)
     return state_dict
 
 
@@ -91,10 +97,8 @@ def form_of(model: nn.Module, state_dict: Mapping[str, Tensor]) -> Optional[str]
 
     None if no deep convolution of ``model``, which may be in any form itself, is among them.
     """
-    for name, module in model.named_modules():
-        if isinstance(module, DeepConv) and form_in(state_dict, f'{name}.'):
-            return form_in(state_dict, f'{name}.')
-    return None
+    forms = (form_in(state_dict, prefix) for prefix, _ in named_deep_convs(model))
+    return next(filter(None, forms), None)
 
 
 def unwrap(model: nn.Module) -> nn.Module:
