@@ -14,6 +14,8 @@ from .model_index import register_when_imported  # noqa: E402
 from .models import (  # noqa: E402
     SeriesActivation,
     VanillaNet,
+    add_deep_training,
+    add_series_activation,
     convert_official_state_dict,
     merge_deep_convs,
     set_deep_training_lambda,
@@ -26,6 +28,8 @@ __all__ = [
     'UsageError',
     'VanillaNet',
     '__version__',
+    'add_deep_training',
+    'add_series_activation',
     'convert_official_state_dict',
     'merge_deep_convs',
     'optimize_for_inference',

@@ -11,8 +11,8 @@ from mmvanilla.models import DeepConv
 X = torch.randn(2, 3, 12, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
 
-def make_deep_conv(**kwargs):
-    return randomize(DeepConv(3, 5, **kwargs)).double().eval()
+def make_deep_conv(out_channels=5, **kwargs):
+    return randomize(DeepConv(3, out_channels, **kwargs)).double().eval()
 
 
 @pytest.mark.parametrize('value', [0.0, 0.3, 1.0])
@@ -26,10 +26,17 @@ def test_equation_1(value):
 
 @pytest.mark.parametrize('final_norm', [True, False])
 @pytest.mark.parametrize(
-    'geometry', [{}, dict(kernel_size=4, stride=4), dict(kernel_size=4, stride=3, padding=1)]
+    'geometry',
+    [
+        {},
+        dict(kernel_size=4, stride=4),
+        dict(kernel_size=4, stride=3, padding=1),
+        dict(kernel_size=(3, 5), padding='same', dilation=2, padding_mode='reflect'),
+        dict(kernel_size=3, groups=3, padding=1, mid_channels=6, out_channels=9),
+    ],
 )
 def test_forms_compute_the_same(geometry, final_norm):
-    deep = make_deep_conv(final_norm=final_norm, mid_channels=5, **geometry)
+    deep = make_deep_conv(final_norm=final_norm, **dict(mid_channels=5) | geometry)
     expected = deep(X)
     merged = merge_deep_convs(deep)
     assert dict(merged.named_children()).keys() == ({'conv', 'norm'} if final_norm else {'conv'})

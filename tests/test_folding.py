@@ -27,13 +27,17 @@ def test_fuse_conv_bn_computes_in_float64():
     assert weight.dtype == bias.dtype == torch.float64
 
 
-@pytest.mark.parametrize(('kernel', 'stride', 'padding'), [(1, 1, 0), (4, 4, 0), (4, 3, 1)])
-def test_merge_convs(kernel, stride, padding):
-    first = nn.Conv2d(3, 5, kernel, stride, padding).double()
-    second = nn.Conv2d(5, 7, 1).double()
-    weight, bias = merge_convs((first.weight, first.bias), (second.weight, second.bias))
-    x = torch.randn(2, 3, 13, 11, dtype=torch.float64)
-    merged = nn.functional.conv2d(x, weight, bias, stride, padding)
+@pytest.mark.parametrize(
+    ('kernel', 'stride', 'padding', 'dilation'),
+    [(1, 1, 0, 1), (4, 4, 0, 1), (4, 3, 1, 1), ((3, 5), (2, 1), (1, 2), 2)],
+)
+@pytest.mark.parametrize('groups', [1, 3])
+def test_merge_convs(kernel, stride, padding, dilation, groups):
+    first = nn.Conv2d(6, 9, kernel, stride, padding, dilation, groups).double()
+    second = nn.Conv2d(9, 12, 1, groups=groups).double()
+    weight, bias = merge_convs((first.weight, first.bias), (second.weight, second.bias), groups)
+    x = torch.randn(2, 6, 13, 11, dtype=torch.float64)
+    merged = nn.functional.conv2d(x, weight, bias, stride, padding, dilation, groups)
     torch.testing.assert_close(merged, second(first(x)), rtol=1e-12, atol=1e-12)
 
 

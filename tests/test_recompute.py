@@ -39,7 +39,7 @@ def assert_equal(steps):
 @pytest.mark.parametrize('norm_eval', [False, True])
 def test_changes_nothing(norm_eval, monkeypatch):
     recomputed = step(narrow(norm_eval=norm_eval))
-    for module in ('deep_conv', 'vanillanet'):
+    for module in ('deep_conv', 'vanilla_block'):
         monkeypatch.setattr(
             f'mmvanilla.models.{module}.recompute_on_cpu', lambda function, x, _: function(x)
         )

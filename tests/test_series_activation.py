@@ -38,3 +38,18 @@ def test_input_is_left_alone():
     copy = x.clone()
     SeriesActivation(2)(x)
     assert torch.equal(x, copy)
+
+
+def test_layouts_train_alike():
+    """On a CPU gradients come by the faster layout; the network's own stays outside."""
+    activation = randomize(SeriesActivation(6)).double()
+    grads = []
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        x = torch.randn(2, 6, 9, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        x = x.contiguous(memory_format=memory_format).requires_grad_()
+        out = activation(x)
+        assert out.is_contiguous(memory_format=memory_format)
+        out.square().sum().backward()
+        grads.append((out, x.grad, activation.conv.weight.grad.clone()))
+        activation.zero_grad()
+    torch.testing.assert_close(*grads, rtol=1e-10, atol=1e-10)

@@ -89,6 +89,33 @@ def test_fused_equals_unfused(arch, act_num, dtype):
             )
 
 
+@pytest.mark.parametrize('shortcut', [None, 'before_act', 'after_act'])
+def test_shortcuts_of_table_3(shortcut):
+    """Average pooling for the stride, zeros for the channels that are added; none at the stem."""
+    backbone = narrow('7', shortcut=shortcut, out_indices=(0, 1, 2, 3)).double().eval()
+    images = torch.randn(2, 3, 67, 99, dtype=torch.float64)  # maps of odd sizes
+    expected, x = [], backbone.stem.act(backbone.stem.conv(images))
+    for block, stride, stage in zip(backbone.blocks, [1, 2, 2, 2, 1], [0, 1, 2, 3, 3], strict=True):
+        around = nn.functional.avg_pool2d(x, stride)
+        x = nn.functional.max_pool2d(block.conv(x), stride)
+        around = torch.cat([around, x.new_zeros(2, x.shape[1] - around.shape[1], *x.shape[2:])], 1)
+        if shortcut == 'before_act':
+            x = block.act(x + around)
+        else:
+            x = block.act(x) + (around if shortcut else 0)
+        expected[stage:] = [x]
+    for network in (backbone, switch_to_deploy(backbone)):
+        for got, feature in zip(network(images), expected, strict=True):
+            torch.testing.assert_close(got, feature, rtol=1e-10, atol=1e-10)
+    backbone.train()(images)[-1].square().sum().backward()
+    assert all(p.grad is not None for p in backbone.parameters())
+
+
+def test_shortcuts_with_adaptive_pooling():
+    backbone = narrow('13-x1.5-ada', shortcut='after_act')
+    assert backbone(torch.randn(1, 3, 224, 224))[0].shape[2:] == (10, 10)
+
+
 @pytest.mark.parametrize('arch', ARCHS)
 def test_fused_form(arch):
     backbone = narrow(arch)
@@ -168,6 +195,11 @@ def test_adaptive_sizes():
         (dict(arch='13-x1.5-ada', out_indices=(1, 2, 3)), '224x224'),
         (dict(frozen_stages=5), 'frozen_stages=5'),
         (dict(norm_cfg=dict(type='GN', num_groups=2)), "'GN'"),
+        (dict(shortcut='both'), "'both' is unknown: choose one of before_act, after_act, or None"),
+        (
+            dict(shortcut='after_act', out_indices=1, arch=dict(channels=[512, 256], strides=[2])),
+            'from 8 to 4 channels',
+        ),
     ],
 )
 def test_wrong_arguments(kwargs, message):

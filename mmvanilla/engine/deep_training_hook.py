@@ -107,9 +107,10 @@ class DeepTrainingHook(Hook):
                 'DeepTrainingHook counts epochs, but the train loop counts iterations: '
                 'give it by_epoch=False and decay_iters.'
             )
-        if next(deep_convs(runner.model), None) is None:
+        if self.length and next(deep_convs(runner.model), None) is None:
             raise UsageError(
-                'DeepTrainingHook found no deep convolution in the model: remove the hook.'
+                'DeepTrainingHook found no deep convolution in the model: remove the hook, or set '
+                f'{self.length_name}=0 to have it fuse the network alone.'
             )
         if self.merge:
             check_run(runner)
@@ -153,7 +154,7 @@ class DeepTrainingHook(Hook):
         # mmpretrain's EMA hook may be told to evaluate the model itself.
         hooks = [hook for hook in ema_hooks(runner) if getattr(hook, 'evaluate_on_ema', True)]
         model = unwrap(hooks[0].ema_model if hooks else runner.model)
-        reached = min(conv.lambda_ for conv in deep_convs(model))
+        reached = min((conv.lambda_ for conv in deep_convs(model)), default=1)
         if reached < 1:
             runner.logger.warning(f'No fused checkpoint is written: λ is {reached:.3g}, not 1.')
             return

@@ -10,9 +10,10 @@ from typing import Any, Iterator, Union
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
-from mmengine.registry import RUNNERS
+from mmengine.registry import MODELS, RUNNERS, init_default_scope
 from mmengine.runner import Runner
 from mmengine.runner import checkpoint as runner_checkpoint
+from torch import nn
 
 from ..checkpoint import fill_state_dict, load_checkpoint
 from ..errors import UsageError
@@ -195,6 +196,18 @@ def drop_pretrained(cfg: Config) -> None:
     for part in nested_dicts(cfg.model):
         if any(pretrained_cfgs(part.get('init_cfg'))):
             part['init_cfg'] = None
+
+
+def build_model(cfg: Config) -> nn.Module:
+    """The model of a config with its data preprocessor, as a runner has it, without a runner.
+
+    Pre-trained files are left out; the weights are not initialized.
+    """
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    if 'data_preprocessor' in cfg:
+        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    drop_pretrained(cfg)
+    return MODELS.build(cfg.model)
 
 
 def check_data(cfg: Config, *parts: str) -> None:

@@ -1,6 +1,6 @@
 """The deep convolution: two convolutions in training that are one in deployment (section 3.1)."""
 
-from typing import Any, Dict, Mapping, Optional
+from typing import Any, Dict, Mapping, Optional, Tuple, Union
 
 import torch
 import torch.nn.functional as F
@@ -53,9 +53,12 @@ class DeepConv(GuardedModule):
         in_channels: Channels of the input.
         out_channels: Channels of the output.
         kernel_size: Kernel size of the first convolution; the second is 1x1, which makes the pair
-            merge exactly.
+            merge exactly, whatever the first.
         stride: Stride of the first convolution.
         padding: Padding of the first convolution.
+        dilation: Dilation of the first convolution.
+        groups: Groups of both convolutions.
+        padding_mode: Padding mode of the first convolution.
         mid_channels: Channels between the two; ``in_channels`` by default.
         norm_cfg: Config of the batch norms.
         final_norm: Whether a norm follows the second convolution (not in a classifier).
@@ -70,9 +73,12 @@ class DeepConv(GuardedModule):
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: int = 1,
-        stride: int = 1,
-        padding: int = 0,
+        kernel_size: Union[int, Tuple[int, int]] = 1,
+        stride: Union[int, Tuple[int, int]] = 1,
+        padding: Union[int, Tuple[int, int], str] = 0,
+        dilation: Union[int, Tuple[int, int]] = 1,
+        groups: int = 1,
+        padding_mode: str = 'zeros',
         mid_channels: Optional[int] = None,
         norm_cfg: dict = dict(type='BN'),
         final_norm: bool = True,
@@ -80,7 +86,14 @@ class DeepConv(GuardedModule):
         deploy: bool = False,
     ) -> None:
         super().__init__()
-        geometry = dict(kernel_size=kernel_size, stride=stride, padding=padding)
+        geometry = dict(
+            kernel_size=kernel_size,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            groups=groups,
+            padding_mode=padding_mode,
+        )
         mid_channels = mid_channels or in_channels
         # What builds this layer in deep form.
         self.arguments = dict(
@@ -100,7 +113,7 @@ class DeepConv(GuardedModule):
         self.conv1 = MatmulConv2d(in_channels, mid_channels, **geometry)
         self.norm1 = build_batch_norm(norm_cfg, mid_channels)
         self.act = DeepActivation()
-        self.conv2 = MatmulConv2d(mid_channels, out_channels, 1)
+        self.conv2 = MatmulConv2d(mid_channels, out_channels, 1, groups=groups)
         self.norm = build_batch_norm(norm_cfg, out_channels) if final_norm else None
 
     @property
@@ -109,7 +122,12 @@ class DeepConv(GuardedModule):
         return hasattr(self, 'conv1')
 
     def explain_mismatch(self, state_dict: Mapping[str, Tensor], prefix: str) -> Optional[str]:
-        """Names the forms if the checkpoint is in another one."""
+        """Names the forms if the checkpoint is in another one, or without deep training."""
+        if f'{prefix}weight' in state_dict:  # of a network that was given deep training later
+            return (
+                'it has a plain convolution there, and the network two; train from scratch '
+                '(init_cfg=None), or take weights of a network with deep training.'
+            )
         its, own = form_in(state_dict, prefix), form_in(self.state_dict())
         if its in (None, own):
             return None
@@ -142,7 +160,9 @@ class DeepConv(GuardedModule):
             return
         (mid_channels, in_channels, *_), (out_channels, *_) = (conv.shape for conv in convs)
         channels = dict(
-            in_channels=in_channels, mid_channels=mid_channels, out_channels=out_channels
+            in_channels=in_channels * self.arguments['groups'],
+            mid_channels=mid_channels,
+            out_channels=out_channels,
         )
         with torch.device('meta'):
             deep = DeepConv(**self.arguments | channels)
@@ -234,7 +254,7 @@ class DeepConv(GuardedModule):
         if not self.is_deep:
             return self.conv.weight, self.conv.bias
         first = fuse_conv_bn(self.conv1.weight, self.conv1.bias, self.norm1)
-        return merge_convs(first, (self.conv2.weight, self.conv2.bias))
+        return merge_convs(first, (self.conv2.weight, self.conv2.bias), self.conv2.groups)
 
     def _set_conv(self, weight: Tensor, bias: Tensor) -> None:
         self.conv = conv_like(self.conv1 if self.is_deep else self.conv, weight, bias)

@@ -35,21 +35,26 @@ def fuse_conv_bn(weight: Tensor, bias: Optional[Tensor], bn: _BatchNorm) -> Weig
     return weight.double() * scale.view(-1, 1, 1, 1), fused_bias
 
 
-def merge_convs(first: WeightBias, second: WeightBias) -> WeightBias:
+def merge_convs(first: WeightBias, second: WeightBias, groups: int = 1) -> WeightBias:
     """Merges ``second(first(x))`` into one convolution (equation 4).
 
     Args:
-        first: Weight (C_mid, C_in, k, k) and bias (C_mid,) of a convolution, of any geometry.
-        second: Weight (C_out, C_mid, 1, 1) and bias (C_out,) of a 1x1 convolution.
+        first: Weight (C_mid, C_in / groups, k, k) and bias (C_mid,) of a convolution of any kernel
+            size, stride, dilation and padding.
+        second: Weight (C_out, C_mid / groups, 1, 1) and bias (C_out,) of a 1x1 convolution.
+        groups: Groups of both.
 
     Returns:
-        Weight (C_out, C_in, k, k) and bias (C_out,) in float64.
+        Weight (C_out, C_in / groups, k, k) and bias (C_out,) in float64.
     """
     weight1, bias1 = (t.double() for t in first)
     weight2, bias2 = (t.double() for t in second)
-    matrix = weight2.flatten(1)  # (C_out, C_mid)
-    weight = (matrix @ weight1.flatten(1)).view(len(matrix), *weight1.shape[1:])
-    return weight, matrix @ bias1 + bias2
+    matrices = weight2.view(
+        groups, -1, weight2.shape[1]
+    )  # (groups, C_out / groups, C_mid / groups)
+    weight = matrices @ weight1.view(groups, matrices.shape[2], -1)
+    bias = matrices @ bias1.view(groups, -1, 1)
+    return weight.view(len(weight2), *weight1.shape[1:]), bias.flatten() + bias2
 
 
 def conv_like(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
@@ -64,7 +69,9 @@ def conv_like(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
         conv.kernel_size,
         conv.stride,
         conv.padding,
-        groups=conv.groups,
+        conv.dilation,
+        conv.groups,
+        padding_mode=conv.padding_mode,
         device=conv.weight.device,
         dtype=conv.weight.dtype,
     )

@@ -64,7 +64,8 @@ def switch_to_deploy(model: nn.Module, inplace: bool = False) -> nn.Module:
     for module in list(model.modules()):
         if hasattr(module, 'switch_to_deploy'):
             module.switch_to_deploy()
-    return model.eval()
+    model.eval()  # which backbones of mmpretrain answer with None
+    return model
 
 
 def deep_convs(model: nn.Module) -> Iterator[DeepConv]:
@@ -95,10 +96,22 @@ def merge_weights(model: nn.Module, state_dict: Mapping[str, Tensor]) -> Dict[st
 def form_of(model: nn.Module, state_dict: Mapping[str, Tensor]) -> Optional[str]:
     """The form ('deep', 'merged' or 'deploy') that weights of ``model`` are in.
 
-    None if no deep convolution of ``model``, which may be in any form itself, is among them.
+    None if no layer of ``model``, which may be in any form itself, is among them, or if it has
+    series activations alone, and they are not fused.
     """
     forms = (form_in(state_dict, prefix) for prefix, _ in named_deep_convs(model))
-    return next(filter(None, forms), None)
+    form = next(filter(None, forms), None)
+    activations = [  # whether each has its norm
+        f'{name}.norm.running_var' in state_dict
+        for name, module in model.named_modules()
+        if isinstance(module, SeriesActivation) and f'{name}.conv.weight' in state_dict
+    ]
+    # Without a last norm a deep convolution is the same merged and fused: the activations tell.
+    if form not in (None, 'deploy') or not activations:
+        return form
+    if not activations[0]:
+        return 'deploy'
+    return form and 'merged'
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -129,7 +142,8 @@ def check_fused(model: nn.Module, fused: nn.Module, tolerance: float = 1e-4) -> 
             continue
         before = copy.deepcopy(module).double().cpu().eval()
         after = copy.deepcopy(fused_modules[name]).double().cpu().eval()
-        x = torch.randn(2, after.conv.in_channels, 8, 8, dtype=torch.float64, generator=generator)
+        size = [8 + d * (k - 1) for d, k in zip(after.conv.dilation, after.conv.kernel_size)]
+        x = torch.randn(2, after.conv.in_channels, *size, dtype=torch.float64, generator=generator)
         with torch.no_grad():
             expected, got = before(x), after(x)
         error, scale = (got - expected).abs().max().item(), expected.abs().max().item()
@@ -144,8 +158,11 @@ def _checked_network(model: nn.Module, inplace: bool) -> nn.Module:
     model = unwrap(model)
     for conv in deep_convs(model):
         conv.check_mergeable()
-    if inplace:
-        return model
+    return model if inplace else copy_network(model)
+
+
+def copy_network(model: nn.Module) -> nn.Module:
+    """A deep copy, also of networks that hold results of an earlier call."""
     with _DetachingCopies():
         return copy.deepcopy(model)
 

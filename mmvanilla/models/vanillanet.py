@@ -15,36 +15,10 @@ from ..registry import MODELS, register
 from .deep_conv import DeepConv
 from .official import convert_official_state_dict, is_official_state_dict
 from .pretrained import find_mismatch, load_pretrained, pretrained_cfgs
-from .recompute import recompute_in_backward, recompute_on_cpu
+from .recompute import recompute_in_backward
 from .reparameterize import merge_weights
 from .series_activation import SeriesActivation
-
-
-class VanillaBlock(nn.Module):
-    """Deep convolution, pooling, series activation: the one layer that VanillaNet is built of.
-
-    In training on a CPU only the input and what the convolutions give is kept for the backward
-    pass: the norms between them, the pooling and the ReLU are computed again. Hooks on ``conv`` and
-    ``act`` are not called in training, those on the block are.
-
-    Args:
-        conv: The deep convolution.
-        pool: The pooling, ``nn.Identity()`` for none.
-        act: The series activation.
-    """
-
-    def __init__(self, conv: DeepConv, pool: nn.Module, act: SeriesActivation) -> None:
-        super().__init__()
-        self.conv = conv
-        self.pool = pool
-        self.act = act
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.act.norm is None:
-            return self.act(self.pool(self.conv(x)))
-        x = self.conv.convolve(x)
-        x = recompute_on_cpu(lambda x: self.act.activate(self.pool(self.conv.norm(x))), x, self)
-        return self.act.norm(x)
+from .vanilla_block import SHORTCUTS, Shortcut, ShortcutBlock, VanillaBlock
 
 
 @register(MODELS)
@@ -75,7 +49,10 @@ class VanillaNet(BaseModule):
             checkpoint is of that shallower network: layers go to those at the same place of the
             same stage, and the layers that it lacks are initialized afresh.
         merged: Whether to build the merged form, for training at λ = 1 throughout, as fine-tuning
-            does. Weights in deep form, the authors' too, are merged as they are loaded.
+            does. Weights in deep form, the authors' too, are merged as they are loaded. Trained so
+            from the start, it is the network without deep training (Table 2).
+        shortcut: For the ablation of Table 3, shortcuts without parameters around the blocks:
+            'before_act' or 'after_act'; None, the network itself, has none.
 
     Raises:
         UsageError: for an unknown arch, lengths that do not match, or indices out of range.
@@ -125,8 +102,13 @@ class VanillaNet(BaseModule):
         deploy: bool = False,
         init_cfg: Union[dict, List[dict], None] = None,
         merged: bool = False,
+        shortcut: Optional[str] = None,
     ) -> None:
         super().__init__(init_cfg)
+        if shortcut not in (None, *SHORTCUTS):
+            raise UsageError(
+                f'shortcut={shortcut!r} is unknown: choose one of {", ".join(SHORTCUTS)}, or None.'
+            )
         channels, strides, pool_sizes = self._parse_arch(arch)
         channels = [round(c * widen_factor) for c in channels]
         self.act_num = act_num
@@ -168,25 +150,21 @@ class VanillaNet(BaseModule):
         )
         self.blocks = nn.ModuleList()
         for i, stride in enumerate(strides):
-            if stride == 1:
-                pool = nn.Identity()
-            elif pool_sizes and pool_sizes[i]:
-                pool = nn.AdaptiveMaxPool2d(pool_sizes[i])
-            else:
-                pool = nn.MaxPool2d(stride)
-            self.blocks.append(
-                VanillaBlock(
-                    DeepConv(
-                        channels[i],
-                        channels[i + 1],
-                        norm_cfg=norm_cfg,
-                        merged=merged,
-                        deploy=deploy,
-                    ),
-                    pool,
-                    SeriesActivation(channels[i + 1], act_num, deploy, norm_cfg),
-                )
+            pooling = (stride, pool_sizes[i] if pool_sizes else 0)
+            layers = (
+                DeepConv(
+                    channels[i], channels[i + 1], norm_cfg=norm_cfg, merged=merged, deploy=deploy
+                ),
+                _pool(nn.MaxPool2d, nn.AdaptiveMaxPool2d, *pooling),
+                SeriesActivation(channels[i + 1], act_num, deploy, norm_cfg),
             )
+            if shortcut is None:
+                block = VanillaBlock(*layers)
+            else:
+                pool = _pool(nn.AvgPool2d, nn.AdaptiveAvgPool2d, *pooling)
+                around = Shortcut(channels[i], channels[i + 1], pool)
+                block = ShortcutBlock(*layers, around, shortcut)
+            self.blocks.append(block)
         self._freeze_stages()
 
     @classmethod
@@ -381,6 +359,13 @@ class VanillaNet(BaseModule):
             return num_layers - 1, num_layers
         parts = param_name[len(prefix) :].split('.')
         return (int(parts[1]) + 1 if parts[0] == 'blocks' else 0), num_layers
+
+
+def _pool(plain: type, adaptive: type, stride: int, size: int) -> nn.Module:
+    """Pooling by a stride, or to a fixed size if that is not 0."""
+    if stride == 1:
+        return nn.Identity()
+    return adaptive(size) if size else plain(stride)
 
 
 def _stages(strides: Sequence[int]) -> Tuple[int, ...]:

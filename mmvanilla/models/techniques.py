@@ -1,0 +1,271 @@
+"""The paper's two techniques for any network of convolutions and ReLUs (Table 2).
+
+The paper gives them to AlexNet and ResNet-50, and leaves open to which layers. Here it is all of
+them: every convolution is trained as two, every ReLU on feature maps is a series activation.
+"""
+
+import copy
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils.parametrize import is_parametrized
+
+from ..errors import UsageError
+from ..registry import MODELS, register
+from .deep_conv import DeepConv
+from .reparameterize import copy_network, switch_to_deploy
+from .series_activation import SeriesActivation
+
+# A module that holds another, the name that it has for it, and the name in the whole network.
+Place = Tuple[nn.Module, str, str]
+
+
+def add_deep_training(
+    model: nn.Module,
+    norm_cfg: dict = dict(type='BN'),
+    skip: Sequence[str] = (),
+    inplace: bool = False,
+) -> nn.Module:
+    """Makes a deep convolution of every convolution of a network (section 3.1).
+
+    The first of the two has the geometry of the one that it replaces, and as many output channels;
+    the second is 1x1, of as many groups. Such a pair merges exactly, whatever the kernel size,
+    stride, padding or dilation. Norms of the network stay where they are. The weights are fresh:
+    this is for networks that are then trained.
+
+    Args:
+        model: Any module. Its linear layers stay as they are.
+        norm_cfg: Config of the norms inside the pairs.
+        skip: Names of layers to leave as they are, with all that is in them.
+        inplace: Whether to change ``model`` itself instead of a copy.
+
+    Returns:
+        The network, which ``set_deep_training_lambda``, ``merge_deep_convs``, ``switch_to_deploy``
+        and ``DeepTrainingHook`` work on.
+
+    Raises:
+        UsageError: naming a convolution that no such pair can replace (transposed, of other than
+            two dimensions, or with an arithmetic of its own), or if there is none at all.
+    """
+    model = model if inplace else copy_network(model)
+    _check_skip(model, skip)
+    places = list(_places(model, _ConvNd, skip))
+    if not places:
+        raise UsageError(f'{type(model).__name__} has no convolution to train as two.')
+    convs = {getattr(parent, child): name for parent, child, name in places}
+    deep = {conv: _make_deep(conv, name, norm_cfg) for conv, name in convs.items()}
+    for parent, child, _ in places:
+        layer = getattr(parent, child)
+        setattr(parent, child, deep.get(layer, layer))  # replaced already: a parent in two places
+    return model
+
+
+def add_series_activation(
+    model: nn.Module,
+    act_num: int = 3,
+    norm_cfg: dict = dict(type='BN'),
+    skip: Sequence[str] = (),
+    input_shape: Sequence[int] = (3, 224, 224),
+    inplace: bool = False,
+) -> nn.Module:
+    """Makes a series activation of every ReLU on feature maps of a network (section 3.2).
+
+    The network is run once, without arithmetic, to see how many channels each has. A ReLU module
+    that is called several times, as in the blocks of ResNet, becomes as many series activations.
+
+    Args:
+        model: Any module that is called with a batch of images.
+        act_num: Series number n.
+        norm_cfg: Config of the series activations' norms.
+        skip: Names of layers to leave as they are, with all that is in them.
+        input_shape: Channels, height and width of an image that the network takes.
+        inplace: Whether to change ``model`` itself instead of a copy.
+
+    Returns:
+        The network. ReLUs that are not called, or on vectors or maps of 1x1, stay.
+
+    Raises:
+        UsageError: if the network cannot be run so, or calls no ReLU module on feature maps.
+    """
+    model = model if inplace else copy_network(model)
+    _check_skip(model, skip)
+    channels = _channels_of_calls(model, skip, input_shape)
+    if not channels:
+        raise UsageError(f'{type(model).__name__} calls no nn.ReLU on feature maps.')
+    for parent, child, name in list(_places(model, nn.ReLU, skip)):
+        if name in channels:
+            like = next(model.parameters())
+            activations = [
+                SeriesActivation(each, act_num, norm_cfg=norm_cfg).to(like.device, like.dtype)
+                for each in channels[name]
+            ]
+            one = activations[0] if len(activations) == 1 else _InTurn(parent, activations)
+            setattr(parent, child, one)
+    return model
+
+
+@register(MODELS)
+def with_techniques(
+    network: dict,
+    deep_training: bool = True,
+    act_num: Optional[int] = 3,
+    norm_cfg: dict = dict(type='BN'),
+    skip: Sequence[str] = (),
+    input_shape: Sequence[int] = (3, 224, 224),
+    deploy: bool = False,
+) -> nn.Module:
+    """Builds a network with the paper's techniques from a config: ``mmvanilla.with_techniques``.
+
+    Args:
+        network: Config of the network, of any OpenMMLab package.
+        deep_training: Whether to give it deep training, by ``add_deep_training``.
+        act_num: Series number of ``add_series_activation``; None leaves the ReLUs.
+        norm_cfg: Config of the norms that the techniques bring.
+        skip: Names of layers to leave as they are.
+        input_shape: Channels, height and width of an image that the network takes.
+        deploy: Whether to build the deploy form, for weights that are fused already.
+
+    Returns:
+        The network itself, with the names and attributes that it has without the techniques.
+
+    Raises:
+        UsageError: if the network keeps its norms in eval mode (``norm_eval=True``, mmdet's default
+            for ResNet), or as ``add_deep_training`` and ``add_series_activation`` do.
+
+    Example:
+        >>> backbone = dict(
+        ...     type='mmvanilla.with_techniques', network=dict(type='ResNet', depth=50), act_num=3
+        ... )
+    """
+    model = MODELS.build(network)
+    if getattr(model, 'norm_eval', False) and not deploy:
+        raise UsageError(
+            f'{type(model).__name__} has norm_eval=True, so that the norms which the techniques '
+            'bring would never have statistics: set norm_eval=False in its config.'
+        )
+    if deep_training:
+        add_deep_training(model, norm_cfg, skip, inplace=True)
+    if act_num is not None:
+        add_series_activation(model, act_num, norm_cfg, skip, input_shape, inplace=True)
+    return switch_to_deploy(model, inplace=True) if deploy else model
+
+
+class _InTurn(nn.ModuleList):
+    """The series activations of a ReLU that its module calls several times, one for each call.
+
+    Args:
+        parent: The module that calls them, in the same order at each of its own calls.
+        activations: The series activations, in that order.
+    """
+
+    def __init__(self, parent: nn.Module, activations: Sequence[nn.Module]) -> None:
+        super().__init__(activations)
+        self.turn = 0
+        _start_turns_with(parent)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Where activations are computed again in the backward pass, the first follows the last.
+        activation = self[self.turn % len(self)]
+        self.turn += 1
+        return activation(x)
+
+
+class _ChannelsOfCalls(nn.Module):
+    """In the place of a ReLU: notes the channels of each call within a call of its parent."""
+
+    def __init__(self, parent: nn.Module) -> None:
+        super().__init__()
+        self.turn = 0
+        self.channels: Dict[int, Optional[int]] = {}
+        _start_turns_with(parent)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = x.shape[1] if x.dim() == 4 and x.shape[2:].numel() > 1 else None
+        if self.channels.setdefault(self.turn, found) != found:
+            found = None
+        self.channels[self.turn] = found
+        self.turn += 1
+        return x
+
+
+def _start_turns_with(parent: nn.Module) -> None:
+    if _start_turns not in parent._forward_pre_hooks.values():
+        parent.register_forward_pre_hook(_start_turns)
+
+
+def _start_turns(parent: nn.Module, args: Any) -> None:
+    for child in parent.children():
+        if isinstance(child, (_InTurn, _ChannelsOfCalls)):
+            child.turn = 0
+
+
+def _channels_of_calls(
+    model: nn.Module, skip: Sequence[str], input_shape: Sequence[int]
+) -> Dict[str, List[int]]:
+    """For each ReLU on feature maps, by its name, the channels of its calls in their order."""
+    probe = copy.deepcopy(model).to('meta', torch.float32)
+    probe.eval()
+    notes = {}
+    for parent, child, name in list(_places(probe, nn.ReLU, skip)):
+        notes[name] = _ChannelsOfCalls(parent)
+        setattr(parent, child, notes[name])
+    try:
+        with torch.no_grad():
+            probe(torch.empty(1, *input_shape, device='meta'))
+    except Exception as error:
+        raise UsageError(
+            f'{type(model).__name__} cannot be run on an image of {tuple(input_shape)}, to see the '
+            f'channels of its activations: {error}'
+        ) from error
+    found = {name: list(note.channels.values()) for name, note in notes.items()}
+    return {name: channels for name, channels in found.items() if channels and all(channels)}
+
+
+def _make_deep(conv: _ConvNd, name: str, norm_cfg: dict) -> DeepConv:
+    if (
+        not isinstance(conv, nn.Conv2d)
+        or type(conv).forward is not nn.Conv2d.forward
+        or type(conv)._conv_forward is not nn.Conv2d._conv_forward
+        or is_parametrized(conv)
+        or conv._forward_pre_hooks  # as weight norm of old style has
+    ):
+        raise UsageError(
+            f'{name} is a {type(conv).__name__}, which does not merge with a 1x1 convolution after '
+            f"it: leave it as it is with skip=('{name}',)."
+        )
+    deep = DeepConv(
+        conv.in_channels,
+        conv.out_channels,
+        conv.kernel_size,
+        conv.stride,
+        conv.padding,
+        conv.dilation,
+        conv.groups,
+        conv.padding_mode,
+        mid_channels=conv.out_channels,
+        norm_cfg=norm_cfg,
+        final_norm=False,
+    )
+    return deep.to(conv.weight.device, conv.weight.dtype)
+
+
+def _check_skip(model: nn.Module, skip: Sequence[str]) -> None:
+    unknown = sorted(set(skip) - dict(model.named_modules()).keys())
+    if unknown:
+        raise UsageError(f'{type(model).__name__} has no layer {unknown[0]}: take it out of skip.')
+
+
+def _places(
+    parent: nn.Module, kind: type, skip: Sequence[str], prefix: str = ''
+) -> Iterator[Place]:
+    """Where modules of a kind are, but for those in ``skip`` and those of the techniques."""
+    for child_name, child in parent._modules.items():
+        name = prefix + child_name
+        if name in skip or isinstance(child, (DeepConv, SeriesActivation, _InTurn)):
+            continue
+        if isinstance(child, kind):
+            yield parent, child_name, name
+        elif child is not None:
+            yield from _places(child, kind, skip, f'{name}.')
