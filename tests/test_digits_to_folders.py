@@ -16,7 +16,7 @@ def test_layout_and_training(run_tool, tmp_path):
     assert folders == [str(digit) for digit in range(10)]
     images = [sorted((tmp_path / f'digits/{split}').glob('*/*.jpg')) for split in ('train', 'val')]
     assert [len(found) for found in images] == [64, 20]
-    assert not {p.name for p in images[0]} & {p.name for p in images[1]}
+    assert not {p.name for p in images[0]} & {p.name for p in images[1]}  # of other digits
     assert cv2.imread(str(images[0][0])).shape == (64, 64, 3)
 
     cfg = Config.fromfile('configs/vanillanet_digits.py')
@@ -38,9 +38,10 @@ def test_layout_and_training(run_tool, tmp_path):
         assert 0 <= runner.message_hub.get_scalar(f'val/{key}').current() <= 100
 
 
-def test_same_seed_same_files(run_tool, tmp_path):
+@pytest.mark.parametrize('kind', [(), ('--cluttered',)])
+def test_same_seed_same_files(run_tool, tmp_path, kind):
     for name, seed in (('a', 0), ('b', 0), ('c', 1)):
-        run_tool(SCRIPT, tmp_path / name, *SMALL, f'--seed={seed}')
+        run_tool(SCRIPT, tmp_path / name, *SMALL, *kind, f'--seed={seed}')
     files = [p.relative_to(tmp_path / 'a') for p in (tmp_path / 'a').rglob('*.jpg')]
     assert filecmp.cmpfiles(tmp_path / 'a', tmp_path / 'b', files, shallow=False)[0] == files
     assert filecmp.cmpfiles(tmp_path / 'a', tmp_path / 'c', files, shallow=False)[0] != files
@@ -51,6 +52,12 @@ def test_existing_folder_is_kept(run_tool, tmp_path):
         run_tool(SCRIPT, tmp_path)
 
 
-def test_counts_are_those_written(run_tool, tmp_path, capsys):
-    run_tool(SCRIPT, tmp_path / 'a', '--num-train=5', '--num-val=1000')
-    assert 'Wrote 5 train and 360 val images' in capsys.readouterr().out
+def test_more_images_than_digits(run_tool, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        run_tool(SCRIPT, tmp_path / 'a', '--num-train=5', '--num-val=1000')
+    assert 'there are 1437 training and 360 validation digits' in capsys.readouterr().err
+    run_tool(SCRIPT, tmp_path / 'b', '--num-train=5', '--num-val=370', '--cluttered')
+    assert 'Wrote 5 train and 370 val images' in capsys.readouterr().out
+    images = sorted((tmp_path / 'b/val').glob('*/*.jpg'))
+    assert len(images) == 370
+    assert {path.name[4:] for path in images} == {'_0.jpg', '_1.jpg'}
