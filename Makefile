@@ -1,11 +1,14 @@
 # Each target sets up .venv first if needed, the onedl ones .venv-onedl: see tools/setup_env.sh.
 PY := .venv/bin/python
+VIS := tools/visualization
 DIGITS := data/digits/annotations/instances_val2017.json
 DIGITS_FOLDERS := data/digits_folders/val
+CLUTTERED := data/digits_cluttered/val
+FIGURE2 := work_dirs/figure2
 # Two files of tests at a time, on a core each.
 FAST_TESTS := -m pytest -n 2 --dist loadfile -m 'not slow and not zoo'
 
-.PHONY: env demo demo-masks demo-segmentation demo-classification demo-merging test test-slow test-zoo test-onedl lint clean
+.PHONY: env demo demo-masks demo-segmentation demo-classification demo-merging evidence table1 table2 table3 table4 table5 figure1 figure2 figure3 test test-slow test-zoo test-onedl lint clean
 
 env:
 	@bash tools/setup_env.sh
@@ -33,6 +36,33 @@ $(DIGITS_FOLDERS): $(wildcard tools/dataset_converters/digits_to_*.py) | env
 	@rm -rf data/digits_folders
 	@$(PY) tools/dataset_converters/digits_to_folders.py data/digits_folders
 
+evidence: env $(CLUTTERED)
+	@$(PY) tools/evidence.py
+
+table1 table2 table3: env $(CLUTTERED)
+	@$(PY) tools/evidence.py --tables $(@:table%=%)
+
+table4 figure3: env
+	@$(PY) tools/analysis_tools/benchmark.py --table4 --rounds 5 --figure3 work_dirs/figure3.png
+
+table5: env
+	@$(PY) tools/analysis_tools/table5.py
+
+figure1: env
+	@$(PY) $(VIS)/draw_architecture.py configs/imagenet/vanillanet-6_8xb128_in1k.py --out work_dirs/figure1.png
+
+figure2: $(FIGURE2)/vanillanet-9/epoch_9_deploy.pth $(FIGURE2)/resnet-50/epoch_3_deploy.pth
+	@$(PY) $(VIS)/vis_cam.py --out work_dirs/figure2.png \
+		--network configs/ablations/vanillanet-9_digits.py $< --layer backbone.blocks.4.act.relu \
+		--network configs/ablations/resnet-50_digits.py $(word 2,$^) --layer backbone.layer3
+
+$(FIGURE2)/%: | env $(CLUTTERED)
+	@$(PY) tools/train.py configs/ablations/$(*D)_digits.py --work-dir $(@D)
+
+$(CLUTTERED): $(wildcard tools/dataset_converters/digits_to_*.py) | env
+	@rm -rf data/digits_cluttered
+	@$(PY) tools/dataset_converters/digits_to_folders.py data/digits_cluttered --cluttered --num-train 6400 --num-val 2000
+
 test: env
 	@OMP_NUM_THREADS=1 $(PY) $(FAST_TESTS)
 
@@ -51,4 +81,4 @@ lint: env
 	@$(PY) -m ruff format --check .
 
 clean:
-	rm -rf .venv .venv-onedl build dist mmvanilla.egg-info data/digits data/digits_folders work_dirs/demo*
+	rm -rf .venv .venv-onedl build dist mmvanilla.egg-info data/digits data/digits_folders data/digits_cluttered work_dirs/demo* work_dirs/evidence work_dirs/figure*

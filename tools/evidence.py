@@ -1,0 +1,249 @@
+"""Tables 1, 2 and 3 of the paper at the scale of a laptop: handwritten digits in clutter.
+
+Every row's techniques, as its ImageNet config has them, are trained on the digits with several
+seeds, one run per core at a time. What was run before is not run again. Prints the tables beside
+the paper's, and which of the paper's orderings hold; writes them and the trends to the work dir.
+"""
+
+import argparse
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from itertools import pairwise
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Dict, List, Sequence, Tuple
+
+from demo_steps import read_log
+from matplotlib import pyplot as plt
+from mmengine.config import Config
+from scipy.stats import t as student
+from tqdm import tqdm
+
+from mmvanilla.checkpoint import replace_when_whole
+from mmvanilla.engine import launch
+
+WORK_DIR = Path('work_dirs/evidence')
+DIGITS_CONFIGS = Path('configs/ablations')
+ITERS_PER_EPOCH = 100  # 6400 images in batches of 64
+# What the rows differ in, in backbone and head.
+TECHNIQUES = ('act_num', 'deep_training', 'merged', 'shortcut')
+TOP1 = 'accuracy/top1'
+
+Row = Dict[str, str]
+Rows = Dict[str, List[float]]  # accuracies, one per seed, by the name of the row
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        '--tables', type=int, nargs='+', choices=[1, 2, 3], default=[1, 2, 3], help='which of them'
+    )
+    parser.add_argument('--seeds', type=int, default=3, help='how many')
+    parser.add_argument(
+        '--jobs', type=int, default=os.cpu_count(), help='runs at a time; one per core'
+    )
+    args = parser.parse_args()
+    if args.seeds < 2:
+        parser.error('--seeds takes 2 or more: one run shows no deviation')
+    if args.jobs < 1:
+        parser.error('--jobs takes 1 or more')
+    return args
+
+
+def read_rows(tables: Sequence[int]) -> List[Row]:
+    """The rows of the paper's Tables 1 to 3, with the config of each."""
+    with open(Path(__file__).with_name('ablations.csv'), newline='') as file:
+        return [row for row in csv.DictReader(file) if int(row['table']) in tables]
+
+
+def digits_config(config: str, seed: int) -> Config:
+    """The config of a network on the digits, with the techniques of an ImageNet config."""
+    row = launch.read_config(config)
+    network = Path(config).name.split('_')[0]
+    cfg = launch.read_config(DIGITS_CONFIGS / f'{network}_digits.py')
+    for part in ('backbone', 'head'):
+        given = row.model[part]
+        cfg.model[part].update({key: given[key] for key in TECHNIQUES if key in given})
+    share = row.custom_hooks[0].decay_epochs / row.train_cfg.max_epochs
+    cfg.custom_hooks[0].decay_iters = round(share * cfg.train_cfg.max_epochs * ITERS_PER_EPOCH)
+    cfg.randomness = dict(seed=seed)
+    return cfg
+
+
+def train(folder: Path, text: str) -> float:
+    """Trains by a config, unless that was done before.
+
+    Args:
+        folder: For everything that the run writes.
+        text: The config.
+
+    Returns:
+        Top-1 accuracy (%) on the digits' validation images.
+
+    Raises:
+        RuntimeError: naming the log, if training failed.
+    """
+    results = folder / 'results.json'
+    if results.exists():
+        found = json.loads(results.read_text())
+        if found['config'] == text:
+            return found['top1']
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    path, log = folder / 'config.py', folder / 'log.txt'
+    path.write_text(text)
+    command = [sys.executable, 'tools/train.py', str(path), '--work-dir', str(folder)]
+    with open(log, 'w') as file:
+        one_core = os.environ | dict(OMP_NUM_THREADS='1')
+        ended = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=one_core)
+    if ended.returncode != 0:
+        raise RuntimeError(f'training failed: see {log}.')
+    top1 = read_log(folder)[-1][TOP1]
+    with replace_when_whole(results) as temporary:
+        temporary.write_text(json.dumps(dict(top1=top1, config=text)))
+    return top1
+
+
+def train_all(configs: Sequence[str], seeds: int, jobs: int) -> Dict[str, List[float]]:
+    """The accuracies of every config, by seed; several are trained at a time."""
+    texts = {  # read one after the other: mmengine's reading is not made for threads
+        (config, seed): digits_config(config, seed).pretty_text
+        for seed in range(seeds)
+        for config in configs
+    }
+    found = {}
+    with ThreadPoolExecutor(jobs) as pool:
+        futures = {
+            pool.submit(train, WORK_DIR / f'{Path(config).stem}_{seed}', text): (config, seed)
+            for (config, seed), text in texts.items()
+        }
+        try:
+            for future in tqdm(as_completed(futures), total=len(futures), unit='run'):
+                found[futures[future]] = future.result()
+        except RuntimeError as error:
+            sys.exit(f'error: {error}')
+        finally:
+            pool.shutdown(cancel_futures=True)
+    return {config: [found[config, seed] for seed in range(seeds)] for config in configs}
+
+
+def compare(rows: Rows, paper: Dict[str, float]) -> List[Tuple[str, float, float, str]]:
+    """The paper's ordering of rows, pair by pair of neighbours, against the accuracies found.
+
+    A difference counts if it is larger than the seeds alone would make it once in twenty times
+    (Fisher's least significant difference, with the deviation of all the rows together).
+
+    Returns:
+        What is better in the paper, by how much there, by how much here, and the verdict.
+    """
+    seeds = len(next(iter(rows.values())))
+    freedom = len(rows) * (seeds - 1)
+    deviation = mean(stdev(values) ** 2 for values in rows.values()) ** 0.5
+    limit = student.ppf(0.975, freedom) * deviation * (2 / seeds) ** 0.5
+    ranked = sorted(rows, key=paper.get, reverse=True)
+    compared = []
+    for better, worse in pairwise(ranked):
+        here = mean(rows[better]) - mean(rows[worse])
+        verdict = 'reproduced' if here > limit else 'reversed' if here < -limit else 'not decided'
+        verdict += f' (differences up to {limit:.1f} are noise)' if 'not' in verdict else ''
+        compared.append((f'{better} > {worse}', paper[better] - paper[worse], here, verdict))
+    return compared
+
+
+def tabulate(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ['---'] * len(head), *rows]
+    return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
+
+
+def report(rows: Sequence[Row], found: Dict[str, List[float]]) -> str:
+    """The tables and the orderings, as Markdown."""
+    parts = []
+    for table in sorted({row['table'] for row in rows}):
+        own = [row for row in rows if row['table'] == table]
+        lines = [
+            [
+                row['network'],
+                row['row'],
+                row['top-1'],
+                f'{mean(found[row["config"]]):.2f} ± {stdev(found[row["config"]]):.2f}',
+                ', '.join(f'{value:.2f}' for value in found[row['config']]),
+            ]
+            for row in own
+        ]
+        head = ['network', 'row', 'paper: top-1', 'digits: top-1', 'by seed']
+        parts.append(f'Table {table}, top-1 accuracy (%), mean ± deviation:')
+        parts.append(tabulate(head, lines))
+        parts.append(tabulate(['in the paper', 'by', 'digits: by', ''], order(own, found)))
+    return '\n\n'.join(parts)
+
+
+def order(rows: Sequence[Row], found: Dict[str, List[float]]) -> List[List[str]]:
+    """Lines of a table of one table's orderings; of Table 2 those of the networks' gains too."""
+    lines, gains, paper_gains = [], {}, {}
+    for network in dict.fromkeys(row['network'] for row in rows):
+        own = {row['row']: row for row in rows if row['network'] == network}
+        accuracies = {name: found[row['config']] for name, row in own.items()}
+        paper = {name: float(row['top-1']) for name, row in own.items()}
+        lines += [(f'{network}: {line[0]}', *line[1:]) for line in compare(accuracies, paper)]
+        if 'both' in own:
+            name = f'gain of {network}'
+            pairs = zip(accuracies['both'], accuracies['neither'], strict=True)
+            gains[name] = [both - neither for both, neither in pairs]
+            paper_gains[name] = paper['both'] - paper['neither']
+    if gains:
+        lines += compare(gains, paper_gains)
+    return [[name, f'{paper:.2f}', f'{here:.2f}', verdict] for name, paper, here, verdict in lines]
+
+
+def draw(rows: Sequence[Row], found: Dict[str, List[float]], path: Path) -> None:
+    """The paper's accuracies above, those on the digits below, with their deviations."""
+    tables = sorted({row['table'] for row in rows})
+    widths = [sum(row['table'] == table for row in rows) for table in tables]
+    figure, axes = plt.subplots(
+        2, len(tables), figsize=(13, 6), squeeze=False, width_ratios=widths, layout='constrained'
+    )
+    for table, (above, below) in zip(tables, axes.T, strict=True):
+        own = [row for row in rows if row['table'] == table]
+        networks = list(dict.fromkeys(row['network'] for row in own))
+        places = [i + 0.7 * networks.index(row['network']) for i, row in enumerate(own)]
+        colours = [f'C{networks.index(row["network"])}' for row in own]
+        here = [found[row['config']] for row in own]
+        above.bar(places, [float(row['top-1']) for row in own], color=colours)
+        below.bar(
+            places, list(map(mean, here)), yerr=list(map(stdev, here)), color=colours, capsize=3
+        )
+        for axis, where in ((above, 'paper, ImageNet'), (below, 'digits in clutter')):
+            axis.set(title=f'Table {table}: {where}', ylabel='top-1 accuracy (%)')
+            axis.set_xticks(places, [row['row'] for row in own], rotation=25, ha='right')
+            axis.grid(alpha=0.3, axis='y')
+        low = min(min(values) for values in here)
+        below.set_ylim(max(0, low - 10), None)
+        above.set_ylim(min(float(row['top-1']) for row in own) - 5, None)
+        if len(networks) > 1:
+            handles = [plt.Rectangle((0, 0), 1, 1, color=f'C{i}') for i in range(len(networks))]
+            below.legend(handles, networks, fontsize=8)
+    with replace_when_whole(path) as temporary:
+        figure.savefig(temporary, dpi=110, format=path.suffix.lstrip('.'))
+    plt.close(figure)
+
+
+def main() -> None:
+    args = parse_args()
+    rows = read_rows(args.tables)
+    found = train_all(list({row['config']: None for row in rows}), args.seeds, args.jobs)
+    text = report(rows, found)
+    name = 'evidence' if len(args.tables) == 3 else 'table' + '_'.join(map(str, args.tables))
+    (WORK_DIR / f'{name}.md').write_text(text + '\n')
+    draw(rows, found, WORK_DIR / f'{name}.png')
+    print(f'{text}\n\nThese tables are in {WORK_DIR}/{name}.md, the trends in {name}.png there.')
+
+
+if __name__ == '__main__':
+    with launch.one_sentence_errors():
+        main()
