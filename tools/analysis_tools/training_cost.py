@@ -1,0 +1,116 @@
+"""Estimates how long configs train, from the steps per second that are measured on this device.
+
+A step is the config's own: its model, loss and optimizer, on random images; reading and augmenting
+images is not part of it. With --tflops also for other devices, by the arithmetic alone.
+"""
+
+import argparse
+from functools import partial
+from typing import Any, Dict, Tuple
+
+import torch
+from get_flops import SHAPES
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from mmengine.optim import build_optim_wrapper
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from mmvanilla import UsageError
+from mmvanilla.engine import launch
+from mmvanilla.engine.timing import name_device, time_by_turns
+
+# Training images of the data sets, by their class; of COCO those that show an object.
+IMAGES = {'ImageNet': 1_281_167, 'CocoDataset': 117_266}
+HEAD = ('config', 'epochs', 'Gflop an image', 'images/s', 'hours on {gpus}')
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', nargs='+', help='configs of classifiers or detectors')
+    parser.add_argument('--batch-size', type=int, default=8, help='images of a step')
+    parser.add_argument('--shape', type=int, nargs=2, metavar=('H', 'W'), help='of an image')
+    parser.add_argument('--rounds', type=int, default=3, help='steps that are timed')
+    parser.add_argument('--gpus', type=int, default=8, help='devices that share the work')
+    parser.add_argument(
+        '--tflops', type=float, help='Tflop/s that a device is assumed to sustain in training'
+    )
+    parser.add_argument('--device', choices=['cpu', 'cuda'], help='a GPU if there is one')
+    return parser.parse_args()
+
+
+def make_batch(cfg: Config, size: int, shape: Tuple[int, int]) -> Dict[str, Any]:
+    """Random images with random labels, as the config's dataloader gives them."""
+    parts = launch.nested_dicts(cfg.model)
+    classes = next(part['num_classes'] for part in parts if 'num_classes' in part)
+    if cfg.default_scope == 'mmdet':
+        from mmdet.testing import demo_mm_inputs
+
+        return demo_mm_inputs(size, [[3, *shape]] * size, num_classes=classes, with_mask=True)
+    from mmpretrain.structures import DataSample
+
+    images = torch.randint(0, 256, (size, 3, *shape), dtype=torch.uint8)
+    labels = torch.randint(0, classes, (size,))
+    return dict(
+        inputs=list(images), data_samples=[DataSample().set_gt_label(label) for label in labels]
+    )
+
+
+def make_model(cfg: Config) -> nn.Module:
+    """The config's model with fresh weights, in training mode."""
+    for part in launch.nested_dicts(cfg.model):
+        if part.get('type') == 'SyncBN':  # which wants several GPUs
+            part['type'] = 'BN'
+    model = launch.build_model(cfg)
+    model.init_weights()
+    return model.train()
+
+
+def measure(cfg: Config, args: argparse.Namespace, device: str) -> Dict[str, float]:
+    """Images a second, and Gflop of forward and backward pass for an image, of a config's steps."""
+    shape = tuple(args.shape or SHAPES.get(cfg.default_scope, (224, 224)))
+    model = make_model(cfg).to(device)
+    batch = make_batch(cfg, args.batch_size, shape)
+    step = partial(model.train_step, batch, build_optim_wrapper(model, cfg.optim_wrapper))
+    # Torch's counter takes the gradients of depthwise convolutions for those of dense ones; the
+    # backward pass is twice the forward.
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(**model.data_preprocessor(batch, training=True), mode='loss')
+    (seconds,) = time_by_turns([step], args.rounds, warmup=1, device=device)
+    return dict(
+        images_per_second=args.batch_size / seconds,
+        gflop=3 * counter.get_total_flops() / args.batch_size / 1e9,
+    )
+
+
+def main() -> None:
+    args = parse_args()
+    MMLogger.get_instance('training_cost', log_level='ERROR')  # the models' own notices
+    device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
+    configs = {path: launch.read_config(path) for path in args.config}
+    for path, cfg in configs.items():
+        if cfg.train_dataloader.dataset.type.split('.')[-1] not in IMAGES:
+            raise UsageError(f'{path} is not of a data set whose size is known: {list(IMAGES)}.')
+    threads = f', {torch.get_num_threads()} threads' if device == 'cpu' else ''
+    print(
+        f'{name_device(device)}{threads}, torch {torch.__version__}, steps of {args.batch_size} '
+        f'images, medians of {args.rounds}\n'
+    )
+    head = [cell.format(gpus=f'{args.gpus} of these') for cell in HEAD]
+    head += [f'hours on {args.gpus} of {args.tflops:g} Tflop/s'] * bool(args.tflops)
+    print(f'| {" | ".join(head)} |\n|{" --- |" * len(head)}')
+    for path, cfg in configs.items():
+        found = measure(cfg, args, device)
+        epochs = cfg.train_cfg.max_epochs
+        images = IMAGES[cfg.train_dataloader.dataset.type.split('.')[-1]] * epochs
+        hours = images / found['images_per_second'] / args.gpus / 3600
+        row = [path, epochs, f'{found["gflop"]:.1f}', f'{found["images_per_second"]:.3g}']
+        row.append(f'{hours:.3g}')
+        if args.tflops:
+            row.append(f'{images * found["gflop"] / 1e3 / args.tflops / args.gpus / 3600:.3g}')
+        print(f'| {" | ".join(map(str, row))} |', flush=True)
+
+
+if __name__ == '__main__':
+    with launch.one_sentence_errors():
+        main()

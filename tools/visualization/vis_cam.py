@@ -1,0 +1,223 @@
+"""Figure 2 of the paper: where classifiers look, by Grad-CAM++, side by side.
+
+Takes images of the first network's test data: above those that all networks classify correctly,
+below those that all (or, where there are too few, most) get wrong. With --images, those. Each map
+is for the class that its network predicts. Networks may be in any form, fused too; one without a
+checkpoint has random weights.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence
+
+import matplotlib
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.dataset import Compose, default_collate
+from mmengine.registry import TRANSFORMS
+from mmpretrain.registry import DATASETS
+from torch import Tensor, nn
+
+matplotlib.use('Agg')  # pictures go into files
+from matplotlib import pyplot as plt  # noqa: E402
+from pytorch_grad_cam import GradCAMPlusPlus  # noqa: E402
+from pytorch_grad_cam.utils.image import show_cam_on_image  # noqa: E402
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget  # noqa: E402
+
+from mmvanilla import UsageError  # noqa: E402
+from mmvanilla.checkpoint import replace_when_whole  # noqa: E402
+from mmvanilla.engine import launch  # noqa: E402
+from mmvanilla.engine.evaluate import load_weights  # noqa: E402
+from mmvanilla.models.pretrained import read_state_dict  # noqa: E402
+
+MOST_IMAGES = 1000  # of the test data, among which examples are looked for
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        '--network',
+        nargs='+',
+        action='append',
+        required=True,
+        metavar=('CONFIG', 'CHECKPOINT'),
+        help='config and checkpoint of a classifier; once for each',
+    )
+    parser.add_argument(
+        '--layer',
+        action='append',
+        help='the layer whose output is watched, once for each network; by default the last '
+        'feature map. Maps are meant for layers that are not negative, as a ReLU',
+    )
+    parser.add_argument('--images', type=Path, nargs='+', help='files to show')
+    parser.add_argument('--num', type=int, default=4, help='images of each kind')
+    parser.add_argument('--seed', type=int, default=0, help='of the choice, and of random weights')
+    parser.add_argument('--out', type=Path, required=True, help='file (.png, .pdf, .svg)')
+    args = parser.parse_args()
+    if any(len(network) > 2 for network in args.network):
+        parser.error('--network takes a config and a checkpoint')
+    args.layer = args.layer or [None] * len(args.network)
+    if len(args.layer) != len(args.network):
+        parser.error('--layer wants to be given once for each --network')
+    for path in args.images or []:
+        if not path.is_file():
+            parser.error(f'{path} does not exist')
+    return args
+
+
+class Network(nn.Module):
+    """A classifier with what it needs to take images from files.
+
+    Args:
+        config: Config file.
+        checkpoint: Its weights; random ones if None.
+        layer: Name of the layer whose output Grad-CAM++ watches; the last feature map if None,
+            which goes through a layer of its own for that, in every network and form.
+    """
+
+    def __init__(
+        self, config: str, checkpoint: Optional[str] = None, *, layer: Optional[str] = None
+    ) -> None:
+        super().__init__()
+        self.cfg = launch.read_config(config)
+        self.name = '\n'.join(Path(path).stem for path in (config, checkpoint) if path)
+        self.classifier = launch.build_model(self.cfg)
+        if not hasattr(self.classifier, 'extract_feat') or not hasattr(self.classifier, 'head'):
+            raise UsageError(f'{config} is not of a classifier: give one that is.')
+        if checkpoint is None:
+            self.classifier.init_weights()
+        else:
+            load_weights(self.classifier, read_state_dict(checkpoint), checkpoint, deploy=False)
+        self.classifier.eval()
+        self.map = nn.Identity()
+        try:
+            self.watched = self.map if layer is None else self.classifier.get_submodule(layer)
+        except AttributeError as error:
+            raise UsageError(f'{config} has no layer {layer}: {error}.') from None
+        transforms = self.cfg.test_dataloader.dataset.pipeline
+        self.pipeline = Compose([TRANSFORMS.build(each) for each in transforms])
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (N, classes) of normalized images (N, 3, H, W)."""
+        *others, last = self.classifier.extract_feat(images, stage='backbone')
+        if last.dim() != 4:
+            raise UsageError(f'the backbone of {self.name} gives no feature map.')
+        feats = (*others, self.map(last))
+        if self.classifier.with_neck:
+            feats = self.classifier.neck(feats)
+        return self.classifier.head(feats)
+
+    def read(self, path: str) -> Dict[str, Any]:
+        """An image file as the test pipeline gives it: ``inputs`` (3, H, W), and ``normalized``."""
+        inputs = self.pipeline(dict(img_path=path))['inputs']
+        batch = self.classifier.data_preprocessor(dict(inputs=default_collate([inputs])))
+        return dict(inputs=inputs, normalized=batch['inputs'])
+
+    @torch.no_grad()
+    def predict(self, path: str) -> int:
+        """The likeliest class of an image file."""
+        return self(self.read(path)['normalized']).argmax().item()
+
+
+def test_images(cfg: Config) -> List[Dict[str, Any]]:
+    """The images of a config's test data in a random order: ``img_path``, ``gt_label``."""
+    launch.check_data(cfg, 'test_dataloader')
+    dataset = DATASETS.build(cfg.test_dataloader.dataset)
+    order = torch.randperm(len(dataset))[:MOST_IMAGES]
+    return [dataset.get_data_info(int(index)) for index in order]
+
+
+def choose(
+    networks: Sequence[Network], infos: Sequence[Dict[str, Any]], num: int
+) -> Dict[str, List[Dict[str, Any]]]:
+    """Images that all networks classify correctly, and those that the most of them get wrong."""
+    right, wrong = [], {count: [] for count in range(len(networks), 0, -1)}
+    for info in infos:
+        mistakes = sum(net.predict(info['img_path']) != info['gt_label'] for net in networks)
+        (wrong[mistakes] if mistakes else right).append(info)
+        if len(right) >= num and len(wrong[len(networks)]) >= num:
+            break
+    return {'correct': right[:num], 'wrong': sum(wrong.values(), [])[:num]}
+
+
+def overlay(network: Network, path: str) -> Dict[str, Any]:
+    """The image (H, W, 3) with the map on it, the predicted class, and its probability."""
+    data = network.read(path)
+    with torch.no_grad():
+        probabilities = network(data['normalized']).softmax(1)[0]
+    predicted = probabilities.argmax().item()
+    with GradCAMPlusPlus(network, [network.watched]) as cam:
+        mask = cam(data['normalized'], [ClassifierOutputTarget(predicted)])[0]  # (H, W), 0 to 1
+    image = data['inputs'].permute(1, 2, 0).numpy()[..., ::-1] / np.float32(255)  # BGR to RGB
+    return dict(
+        plain=image,
+        shown=show_cam_on_image(image, mask, use_rgb=True),
+        predicted=predicted,
+        probability=probabilities[predicted].item(),
+    )
+
+
+def draw(networks: Sequence[Network], groups: Dict[str, List[Dict[str, Any]]], out: Path) -> None:
+    """A column for each image: the image, then each network's map, its mistakes in red."""
+    columns = [(group, info) for group, infos in groups.items() for info in infos]
+    rows = len(networks) + 1
+    figure, axes = plt.subplots(
+        rows,
+        len(columns),
+        figsize=(1.9 * len(columns), 2.2 * rows),
+        squeeze=False,
+        layout='constrained',
+    )
+    names = class_names(networks[0].cfg)
+    for (group, info), column in zip(columns, axes.T, strict=True):
+        label = info.get('gt_label')
+        truth = '' if label is None else f': {names.get(label, label)}'
+        for axis, network in zip(column[1:], networks, strict=True):
+            found = overlay(network, str(info['img_path']))
+            predicted = found['predicted']
+            axis.imshow(found['shown'])
+            axis.set_title(
+                f'{names.get(predicted, predicted)}, {found["probability"]:.2f}',
+                fontsize=8,
+                color='black' if label in (None, predicted) else 'red',
+            )
+            if network is networks[0]:
+                column[0].imshow(found['plain'])
+        column[0].set_title(f'{group}{truth}', fontsize=8)
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+    for axis, network in zip(axes[1:, 0], networks, strict=True):
+        axis.set_ylabel(network.name, fontsize=8)
+    with replace_when_whole(out) as temporary:
+        figure.savefig(temporary, dpi=110, format=out.suffix.lstrip('.'))
+    plt.close(figure)
+
+
+def class_names(cfg: Config) -> Dict[int, str]:
+    """The names of a config's classes; empty if its data set does not say."""
+    dataset = cfg.test_dataloader.dataset
+    known = getattr(DATASETS.get(dataset.type), 'METAINFO', {})
+    classes = (known | (dataset.get('metainfo') or {})).get('classes') or ()
+    return {i: name.split(',')[0] for i, name in enumerate(classes)}
+
+
+def main() -> None:
+    args = parse_args()
+    torch.manual_seed(args.seed)
+    networks = [
+        Network(*network, layer=layer)
+        for network, layer in zip(args.network, args.layer, strict=True)
+    ]
+    if args.images:
+        groups = {path.name: [dict(img_path=str(path))] for path in args.images}
+    else:
+        groups = choose(networks, test_images(networks[0].cfg), args.num)
+    draw(networks, groups, args.out)
+    counts = ', '.join(f'{len(infos)} {group}' for group, infos in groups.items())
+    print(f'Wrote {args.out}: {counts}.')
+
+
+if __name__ == '__main__':
+    with launch.one_sentence_errors():
+        main()
