@@ -10,6 +10,9 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
+from mmvanilla import SeriesActivation
+from mmvanilla.models import DeepConv
+
 BLOCK = re.compile(r'```(\w*)\n(.*?)```', re.S)
 BLOCKS = BLOCK.findall((ROOT / 'README.md').read_text())
 PYTHON = [code for language, code in BLOCKS if language == 'python']
@@ -46,15 +49,35 @@ def test_mmpretrain_snippet(imagenet, tmp_path):
 def test_config_snippets_build(tmp_path):
     """All of them together, over the main config."""
     snippets = [code for code in PYTHON if not code.startswith('import')]
-    assert len(snippets) == 3
+    assert len(snippets) == 4
     base = f"_base_ = '{ROOT}/configs/retinanet_vanillanet13.py'\n"
     for i, snippet in enumerate(snippets):
         (tmp_path / f'{i}.py').write_text(base + snippet)
-    model, hook, optimizer = (Config.fromfile(tmp_path / f'{i}.py') for i in range(3))
+    model, hook, optimizer, techniques = (Config.fromfile(tmp_path / f'{i}.py') for i in range(4))
     with DefaultScope.overwrite_default_scope('mmdet'):
         assert MODELS.build(model.model).backbone.out_channels == (1024, 2048, 4096)
+        assert_has_both(MODELS.build(techniques.model.backbone), 53, 49)
     assert hook.custom_hooks[0].decay_epochs == 100
     assert optimizer.optim_wrapper.paramwise_cfg.blocks_per_layer == 2
+
+
+def assert_has_both(network, convs, activations):
+    modules = list(network.modules())
+    assert sum(isinstance(module, DeepConv) for module in modules) == convs
+    assert sum(isinstance(module, SeriesActivation) for module in modules) == activations
+
+
+def test_techniques_snippets(tmp_path):
+    """Those of docs/reproduction.md: in Python, and in a config."""
+    page = (ROOT / 'docs/reproduction.md').read_text()
+    in_python, in_config = (code for language, code in BLOCK.findall(page) if language == 'python')
+    found = {}
+    exec(in_python, found)
+    assert_has_both(found['model'], 8, 8)
+    base = f"_base_ = '{ROOT}/configs/ablations/resnet-50_plain_8xb32_in1k.py'\n"
+    (tmp_path / 'a.py').write_text(base + in_config)
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        assert_has_both(MODELS.build(Config.fromfile(tmp_path / 'a.py').model.backbone), 53, 49)
 
 
 @pytest.mark.parametrize('command', COMMANDS)
