@@ -78,6 +78,12 @@ def no_earlier_run():
     forget_runs()
 
 
+@pytest.fixture(autouse=True)
+def same_random_numbers():
+    """What a test draws does not depend on the tests before it."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def run_tool(monkeypatch):
     return partial(run_in_process, monkeypatch)

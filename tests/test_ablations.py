@@ -151,13 +151,12 @@ def test_verdicts():
     assert [line[0] for line in compared] == ['d > c', 'c > b', 'b > a']
     assert [line[1] for line in compared] == [1, 1, 5]
     assert [line[2] for line in compared] == [-31, 1, 20]
-    # Variances 2, 2, 18 and 2: their mean is 6. Student's t for 4 degrees of freedom is 2.776.
-    noise = 2.776 * 6**0.5
-    verdicts = [line[3] for line in compared]
-    assert verdicts == [
-        'reversed',
-        f'not decided (differences up to {noise:.1f} are noise)',
-        'reproduced',
+    # Variances 2, 18, 2 and 2 of two values each: t is 31 / 10**0.5 with 1.22 degrees of freedom,
+    # 1 / 10**0.5 with the same, and 20 / 2**0.5 with 2.
+    assert [line[3] for line in compared] == [
+        'reversed (p = 0.041)',
+        'not decided (p = 0.8)',
+        'reproduced (p = 0.005)',
     ]
 
 
@@ -202,6 +201,9 @@ def test_runs_and_goes_on(run_tool, tmp_path, monkeypatch, capsys):
         assert (folder / 'epoch_9_deploy.pth').exists()
     monkeypatch.setattr(evidence.subprocess, 'run', None)  # would fail
     assert evidence.train_all(configs, 1, 2) == found
+    monkeypatch.setattr(evidence, 'sources', lambda: 'other code')
+    with pytest.raises(TypeError):  # so they would be run again
+        evidence.train_all(configs, 1, 2)
 
 
 def test_failed_run_names_its_log(tmp_path, monkeypatch):

@@ -130,20 +130,36 @@ def test_names_and_attributes_of_the_network_stay():
     assert not model.layer1[0].norm2.weight.any()
 
 
-def test_gradients_with_recomputed_blocks():
-    """With ``with_cp`` a block's activations are called again in the backward pass."""
-    network = NETWORKS['ResNet-50'] | dict(base_channels=8, stem_channels=8)
-    cfg = dict(type='mmvanilla.with_techniques', network=network, act_num=1, deep_training=False)
-    grads = []
-    for with_cp in (False, True):
-        cfg['network']['with_cp'] = with_cp
-        model = randomize(MODELS.build(cfg)).double()
-        images = IMAGES.double().requires_grad_()
-        for _ in range(2):
-            model(images)[-1].square().mean().backward()
-        grads.append([p.grad for p in model.parameters()])
-    for plain, recomputed in zip(*grads, strict=True):
-        torch.testing.assert_close(recomputed, plain)
+class InList(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Conv2d(3, 4, 1), nn.ReLU()])
+
+    def forward(self, x):
+        conv, relu = self.layers
+        return relu(conv(relu(x)))
+
+
+@pytest.mark.parametrize(
+    ('model', 'message'),
+    [
+        (
+            dict(type='mmpretrain.ResNet', depth=18, with_cp=True),
+            r"layer1.0.relu is called several .*\(with_cp=True\).*skip=\('layer1.0.relu',\)",
+        ),
+        (InList(), 'layers.1 is called several times, but not by the ModuleList'),
+        (
+            dict(type='mmdet.ResNet', depth=18, frozen_stages=1),
+            'layer1.0.relu is among frozen layers',
+        ),
+    ],
+    ids=['recomputed', 'parent not called', 'frozen'],
+)
+def test_relus_are_refused_by_name(model, message):
+    """Those of which no series activation could tell which call it stands for, or learn."""
+    model = MODELS.build(model) if isinstance(model, dict) else model
+    with pytest.raises(UsageError, match=message):
+        add_series_activation(model)
 
 
 def test_copy_leaves_the_network():
@@ -225,6 +241,37 @@ def test_other_convolutions_are_refused_by_name(conv):
         add_deep_training(model, inplace=True)
     assert type(model[0]) is nn.Conv2d
     assert type(add_deep_training(model, skip=('1.0',))[0]) is DeepConv
+
+
+@pytest.mark.parametrize(
+    ('network', 'message'),
+    [
+        (
+            dict(type='mmdet.ResNet', depth=18, frozen_stages=0),
+            r'conv1 is a Conv2d, which is frozen',
+        ),
+        (
+            dict(
+                type='mmdet.ResNet',
+                depth=50,
+                dcn=dict(type='DCNv2', deform_groups=1, fallback_on_stride=False),
+                stage_with_dcn=(False, False, False, True),
+            ),
+            r'layer4.0.conv2 is a ModulatedDeformConv2dPack, which computes with',
+        ),
+        (dict(type='mmpretrain.RepVGG', arch='A0'), 'the network is a RepVGG, which folds'),
+    ],
+    ids=['frozen', 'deformable', 'folding itself'],
+)
+def test_layers_that_need_their_convolutions_are_refused_by_name(network, message):
+    with pytest.raises(UsageError, match=message):
+        add_deep_training(MODELS.build(network))
+
+
+def test_modes_are_kept():
+    model = nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU()).eval()
+    model = add_series_activation(add_deep_training(model))
+    assert not any(module.training for module in model.modules())
 
 
 def test_wrong_input_shape():

@@ -108,8 +108,9 @@ def test_random_weights_without_data(run_tool, tmp_path, digits):
     out = tmp_path / 'a.svg'
     plt.rcParams['svg.fonttype'] = 'none'  # words as words
     config = 'configs/imagenet/vanillanet-5_8xb128_in1k.py'
-    run_tool(FIGURE2, '--network', config, '--images', image, '--out', out)
-    assert re.search(r'>[A-Za-z \'-]{3,}, 0.00<', out.read_text())  # a class of ImageNet
+    run_tool(FIGURE2, '--network', config, '--images', image, image, '--out', out)
+    classes = re.findall(r'>([A-Za-z \'-]{3,}), 0.00<', out.read_text())  # of ImageNet
+    assert len(classes) == 2 and classes[0] == classes[1]
 
 
 @pytest.mark.parametrize(
@@ -132,6 +133,7 @@ def test_wrong_input(args, message, monkeypatch, tmp_path, digits):
         (['--network', 'a', 'b', 'c'], 'takes a config and a checkpoint'),
         (['--network', 'a', '--layer', 'b', '--layer', 'c'], 'once for each --network'),
         (['--network', 'a', '--images', 'nothing.jpg'], 'nothing.jpg does not exist'),
+        (['--network', 'a', '--num', '0'], '--num takes 1 or more'),
     ],
 )
 def test_wrong_options(args, message, run_tool, tmp_path, capsys):

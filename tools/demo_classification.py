@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Dict, List
 
 from demo_steps import draw_curves, evaluate, read_log, run_tool
-from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 from mmcv.image import imread
 from mmengine.fileio import load
 from mmpretrain import ImageClassificationInferencer
 
 from mmvanilla.checkpoint import latest_whole_checkpoint, load_checkpoint
 from mmvanilla.engine.config import config_in_checkpoint
+from mmvanilla.engine.figures import write_figure
 
 CONFIG = 'configs/vanillanet_digits.py'
 WORK_DIR = Path('work_dirs/demo_classification')
@@ -36,7 +37,8 @@ def predict(checkpoint: Path, images: List[Path]) -> List[Dict]:
 
 def draw_predictions(images: List[Path], results: List[Dict], path: Path) -> None:
     """The images, with what was predicted above each; wrong ones in red."""
-    figure, axes = plt.subplots(3, NUM_PICTURES // 3, figsize=(12, 5), layout='constrained')
+    figure = Figure((12, 5), layout='constrained')
+    axes = figure.subplots(3, NUM_PICTURES // 3)
     for axis, image, result in zip(axes.flat, images, results):
         right = result['pred_class'] == image.parent.name
         axis.imshow(imread(str(image)))
@@ -44,7 +46,7 @@ def draw_predictions(images: List[Path], results: List[Dict], path: Path) -> Non
             f'{result["pred_class"]} {result["pred_score"]:.2f}', color='black' if right else 'red'
         )
         axis.axis('off')
-    figure.savefig(path, dpi=110)
+    write_figure(figure, path)
 
 
 def main() -> None:

@@ -7,10 +7,9 @@ import time
 from pathlib import Path
 from typing import Dict, List
 
-import matplotlib
+from matplotlib.figure import Figure
 
-matplotlib.use('Agg')  # pictures go into files
-from matplotlib import pyplot as plt  # noqa: E402
+from mmvanilla.engine.figures import write_figure
 
 
 def run_tool(tool: str, config: str, *args: str) -> float:
@@ -45,11 +44,12 @@ def draw_curves(log: List[Dict], metric: str, title: str, path: Path) -> None:
         ('epoch', last['iter'] / last['epoch']) if 'epoch' in last else ('iteration', 1)
     )
     steps = [line['iter'] / per_unit for line in train]
-    figure, axes = plt.subplots(1, 3, figsize=(12, 3.2), layout='constrained')
+    figure = Figure((12, 3.2), layout='constrained')
+    axes = figure.subplots(1, 3)
     axes[0].plot(steps, [line['loss'] for line in train])
     axes[1].plot([line['step'] for line in val], [line[metric] for line in val], 'o-')
     axes[2].step(steps, [line['lambda'] for line in train])
     for axis, name in zip(axes, ('training loss', title, 'λ')):
         axis.set(title=name, xlabel=unit, ylim=(0, None))
         axis.grid(alpha=0.3)
-    figure.savefig(path, dpi=110)
+    write_figure(figure, path)

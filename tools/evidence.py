@@ -7,6 +7,7 @@ the paper's, and which of the paper's orderings hold; writes them and the trends
 
 import argparse
 import csv
+import hashlib
 import json
 import os
 import shutil
@@ -18,14 +19,18 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Dict, List, Sequence, Tuple
 
+import torch
 from demo_steps import read_log
-from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from mmengine.config import Config
-from scipy.stats import t as student
+from scipy.stats import ttest_ind
 from tqdm import tqdm
 
 from mmvanilla.checkpoint import replace_when_whole
 from mmvanilla.engine import launch
+from mmvanilla.engine.figures import write_figure
+from mmvanilla.engine.timing import name_device
 
 WORK_DIR = Path('work_dirs/evidence')
 DIGITS_CONFIGS = Path('configs/ablations')
@@ -33,6 +38,7 @@ ITERS_PER_EPOCH = 100  # 6400 images in batches of 64
 # What the rows differ in, in backbone and head.
 TECHNIQUES = ('act_num', 'deep_training', 'merged', 'shortcut')
 TOP1 = 'accuracy/top1'
+DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'  # as mmengine chooses
 
 Row = Dict[str, str]
 Rows = Dict[str, List[float]]  # accuracies, one per seed, by the name of the row
@@ -45,7 +51,10 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--seeds', type=int, default=3, help='how many')
     parser.add_argument(
-        '--jobs', type=int, default=os.cpu_count(), help='runs at a time; one per core'
+        '--jobs',
+        type=int,
+        default=1 if DEVICE == 'cuda' else os.cpu_count(),
+        help='runs at a time; without a GPU one per core',
     )
     args = parser.parse_args()
     if args.seeds < 2:
@@ -75,8 +84,17 @@ def digits_config(config: str, seed: int) -> Config:
     return cfg
 
 
+def sources() -> str:
+    """A digest of what runs depend on besides their configs: how data are made, and the package."""
+    digest = hashlib.sha256()
+    for pattern in ('tools/train.py', 'tools/dataset_converters/*.py', 'mmvanilla/**/*.py'):
+        for path in sorted(Path().glob(pattern)):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
 def train(folder: Path, text: str) -> float:
-    """Trains by a config, unless that was done before.
+    """Trains by a config, unless that was done before, by the same code.
 
     Args:
         folder: For everything that the run writes.
@@ -89,9 +107,10 @@ def train(folder: Path, text: str) -> float:
         RuntimeError: naming the log, if training failed.
     """
     results = folder / 'results.json'
+    run = dict(config=text, sources=sources())
     if results.exists():
         found = json.loads(results.read_text())
-        if found['config'] == text:
+        if found['run'] == run:
             return found['top1']
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -105,7 +124,7 @@ def train(folder: Path, text: str) -> float:
         raise RuntimeError(f'training failed: see {log}.')
     top1 = read_log(folder)[-1][TOP1]
     with replace_when_whole(results) as temporary:
-        temporary.write_text(json.dumps(dict(top1=top1, config=text)))
+        temporary.write_text(json.dumps(dict(top1=top1, run=run)))
     return top1
 
 
@@ -135,22 +154,19 @@ def train_all(configs: Sequence[str], seeds: int, jobs: int) -> Dict[str, List[f
 def compare(rows: Rows, paper: Dict[str, float]) -> List[Tuple[str, float, float, str]]:
     """The paper's ordering of rows, pair by pair of neighbours, against the accuracies found.
 
-    A difference counts if it is larger than the seeds alone would make it once in twenty times
-    (Fisher's least significant difference, with the deviation of all the rows together).
+    A difference counts where seeds alone make one as large less than once in twenty times (Welch's
+    t-test, of the two rows alone).
 
     Returns:
         What is better in the paper, by how much there, by how much here, and the verdict.
     """
-    seeds = len(next(iter(rows.values())))
-    freedom = len(rows) * (seeds - 1)
-    deviation = mean(stdev(values) ** 2 for values in rows.values()) ** 0.5
-    limit = student.ppf(0.975, freedom) * deviation * (2 / seeds) ** 0.5
     ranked = sorted(rows, key=paper.get, reverse=True)
     compared = []
     for better, worse in pairwise(ranked):
         here = mean(rows[better]) - mean(rows[worse])
-        verdict = 'reproduced' if here > limit else 'reversed' if here < -limit else 'not decided'
-        verdict += f' (differences up to {limit:.1f} are noise)' if 'not' in verdict else ''
+        p = ttest_ind(rows[better], rows[worse], equal_var=False).pvalue
+        verdict = 'not decided' if not p < 0.05 else 'reproduced' if here > 0 else 'reversed'
+        verdict += f' (p = {p:.2g})'
         compared.append((f'{better} > {worse}', paper[better] - paper[worse], here, verdict))
     return compared
 
@@ -205,9 +221,8 @@ def draw(rows: Sequence[Row], found: Dict[str, List[float]], path: Path) -> None
     """The paper's accuracies above, those on the digits below, with their deviations."""
     tables = sorted({row['table'] for row in rows})
     widths = [sum(row['table'] == table for row in rows) for table in tables]
-    figure, axes = plt.subplots(
-        2, len(tables), figsize=(13, 6), squeeze=False, width_ratios=widths, layout='constrained'
-    )
+    figure = Figure((13, 6), layout='constrained')
+    axes = figure.subplots(2, len(tables), squeeze=False, width_ratios=widths)
     for table, (above, below) in zip(tables, axes.T, strict=True):
         own = [row for row in rows if row['table'] == table]
         networks = list(dict.fromkeys(row['network'] for row in own))
@@ -226,18 +241,19 @@ def draw(rows: Sequence[Row], found: Dict[str, List[float]], path: Path) -> None
         below.set_ylim(max(0, low - 10), None)
         above.set_ylim(min(float(row['top-1']) for row in own) - 5, None)
         if len(networks) > 1:
-            handles = [plt.Rectangle((0, 0), 1, 1, color=f'C{i}') for i in range(len(networks))]
+            handles = [Rectangle((0, 0), 1, 1, color=f'C{i}') for i in range(len(networks))]
             below.legend(handles, networks, fontsize=8)
-    with replace_when_whole(path) as temporary:
-        figure.savefig(temporary, dpi=110, format=path.suffix.lstrip('.'))
-    plt.close(figure)
+    write_figure(figure, path)
 
 
 def main() -> None:
     args = parse_args()
     rows = read_rows(args.tables)
     found = train_all(list({row['config']: None for row in rows}), args.seeds, args.jobs)
-    text = report(rows, found)
+    seeds = ', '.join(map(str, range(args.seeds)))
+    text = f'{name_device(DEVICE)}, torch {torch.__version__}, seeds {seeds}.\n\n' + report(
+        rows, found
+    )
     name = 'evidence' if len(args.tables) == 3 else 'table' + '_'.join(map(str, args.tables))
     (WORK_DIR / f'{name}.md').write_text(text + '\n')
     draw(rows, found, WORK_DIR / f'{name}.png')

@@ -1,4 +1,4 @@
-"""The paper's two techniques for any network of convolutions and ReLUs (Table 2).
+"""The paper's two techniques for networks of plain convolutions and ReLU modules (Table 2).
 
 The paper gives them to AlexNet and ResNet-50, and leaves open to which layers. Here it is all of
 them: every convolution is trained as two, every ReLU on feature maps is a series activation.
@@ -47,15 +47,18 @@ def add_deep_training(
 
     Raises:
         UsageError: naming a convolution that no such pair can replace (transposed, of other than
-            two dimensions, or with an arithmetic of its own), or if there is none at all.
+            two dimensions, with an arithmetic of its own, frozen, or inside a layer that folds
+            itself), or if there is none at all.
     """
     model = model if inplace else copy_network(model)
     _check_skip(model, skip)
     places = list(_places(model, _ConvNd, skip))
     if not places:
         raise UsageError(f'{type(model).__name__} has no convolution to train as two.')
-    convs = {getattr(parent, child): name for parent, child, name in places}
-    deep = {conv: _make_deep(conv, name, norm_cfg) for conv, name in convs.items()}
+    for place in places:
+        _check_conv(model, *place)
+    convs = {getattr(parent, child) for parent, child, _ in places}
+    deep = {conv: _make_deep(conv, norm_cfg) for conv in convs}
     for parent, child, _ in places:
         layer = getattr(parent, child)
         setattr(parent, child, deep.get(layer, layer))  # replaced already: a parent in two places
@@ -87,7 +90,8 @@ def add_series_activation(
         The network. ReLUs that are not called, or on vectors or maps of 1x1, stay.
 
     Raises:
-        UsageError: if the network cannot be run so, or calls no ReLU module on feature maps.
+        UsageError: if the network cannot be run so, or calls no ReLU module on feature maps; naming
+            a ReLU among frozen layers, or one whose calls cannot be told from each other.
     """
     model = model if inplace else copy_network(model)
     _check_skip(model, skip)
@@ -102,7 +106,7 @@ def add_series_activation(
                 for each in channels[name]
             ]
             one = activations[0] if len(activations) == 1 else _InTurn(parent, activations)
-            setattr(parent, child, one)
+            setattr(parent, child, one.train(getattr(parent, child).training))
     return model
 
 
@@ -166,10 +170,8 @@ class _InTurn(nn.ModuleList):
         _start_turns_with(parent)
 
     def forward(self, x: Tensor) -> Tensor:
-        # Where activations are computed again in the backward pass, the first follows the last.
-        activation = self[self.turn % len(self)]
         self.turn += 1
-        return activation(x)
+        return self[self.turn - 1](x)
 
 
 class _ChannelsOfCalls(nn.Module):
@@ -177,7 +179,7 @@ class _ChannelsOfCalls(nn.Module):
 
     def __init__(self, parent: nn.Module) -> None:
         super().__init__()
-        self.turn = 0
+        self.turn = -1  # until its parent is called
         self.channels: Dict[int, Optional[int]] = {}
         _start_turns_with(parent)
 
@@ -207,10 +209,9 @@ def _channels_of_calls(
     """For each ReLU on feature maps, by its name, the channels of its calls in their order."""
     probe = copy.deepcopy(model).to('meta', torch.float32)
     probe.eval()
-    notes = {}
-    for parent, child, name in list(_places(probe, nn.ReLU, skip)):
-        notes[name] = _ChannelsOfCalls(parent)
-        setattr(parent, child, notes[name])
+    places = list(_places(probe, nn.ReLU, skip))
+    for parent, child, _ in places:
+        setattr(parent, child, _ChannelsOfCalls(parent))
     try:
         with torch.no_grad():
             probe(torch.empty(1, *input_shape, device='meta'))
@@ -219,22 +220,58 @@ def _channels_of_calls(
             f'{type(model).__name__} cannot be run on an image of {tuple(input_shape)}, to see the '
             f'channels of its activations: {error}'
         ) from error
-    found = {name: list(note.channels.values()) for name, note in notes.items()}
-    return {name: channels for name, channels in found.items() if channels and all(channels)}
+    found = {}
+    for parent, child, name in places:
+        channels = getattr(parent, child).channels
+        if channels and all(channels.values()):
+            _check_relu(parent, channels, name)
+            found[name] = list(channels.values())
+    return found
 
 
-def _make_deep(conv: _ConvNd, name: str, norm_cfg: dict) -> DeepConv:
-    if (
+def _check_relu(parent: nn.Module, channels: Dict[int, Optional[int]], name: str) -> None:
+    """Refuses a ReLU that series activations cannot replace."""
+    parameters = list(parent.parameters())
+    if parameters and not any(p.requires_grad for p in parameters):
+        why = 'among frozen layers (frozen_stages), where a series activation would stay random'
+    elif len(channels) > 1 and -1 in channels:
+        why = f'called several times, but not by the {type(parent).__name__} that holds it'
+    elif len(channels) > 1 and getattr(parent, 'with_cp', False):
+        why = 'called several times, and again in the backward pass (with_cp=True)'
+    else:
+        return
+    raise UsageError(f"{name} is {why}: change that, or leave it a ReLU with skip=('{name}',).")
+
+
+def _check_conv(model: nn.Module, parent: nn.Module, child: str, name: str) -> None:
+    """Refuses a convolution that two cannot replace."""
+    conv = getattr(parent, child)
+    above = ['.'.join(name.split('.')[:depth]) for depth in range(name.count('.') + 1)]
+    folding = [n for n in above if hasattr(model.get_submodule(n), 'switch_to_deploy')]
+    if folding:
+        name = folding[0]
+        why = 'folds its convolutions itself (switch_to_deploy)'
+    elif 'weight' in parent._parameters:  # as a deformable convolution, whose offsets conv gives
+        name = above[-1]
+        why = 'computes with what its convolution gives'
+    elif (
         not isinstance(conv, nn.Conv2d)
         or type(conv).forward is not nn.Conv2d.forward
         or type(conv)._conv_forward is not nn.Conv2d._conv_forward
         or is_parametrized(conv)
         or conv._forward_pre_hooks  # as weight norm of old style has
     ):
-        raise UsageError(
-            f'{name} is a {type(conv).__name__}, which does not merge with a 1x1 convolution after '
-            f"it: leave it as it is with skip=('{name}',)."
-        )
+        why = 'does not merge with a 1x1 convolution after it'
+    elif not conv.weight.requires_grad:
+        why = 'is frozen (frozen_stages), and would stay random as two'
+    else:
+        return
+    kind = type(model.get_submodule(name)).__name__
+    mend = f"leave it as it is with skip=('{name}',)" if name else 'give another network'
+    raise UsageError(f'{name or "the network"} is a {kind}, which {why}: {mend}.')
+
+
+def _make_deep(conv: nn.Conv2d, norm_cfg: dict) -> DeepConv:
     deep = DeepConv(
         conv.in_channels,
         conv.out_channels,
@@ -248,7 +285,7 @@ def _make_deep(conv: _ConvNd, name: str, norm_cfg: dict) -> DeepConv:
         norm_cfg=norm_cfg,
         final_norm=False,
     )
-    return deep.to(conv.weight.device, conv.weight.dtype)
+    return deep.to(conv.weight.device, conv.weight.dtype).train(conv.training)
 
 
 def _check_skip(model: nn.Module, skip: Sequence[str]) -> None:

@@ -73,8 +73,8 @@ class ShortcutBlock(VanillaBlock):
         pool: The pooling, ``nn.Identity()`` for none.
         act: The series activation.
         shortcut: What is added.
-        place: 'before_act', to what goes into the series activation, as in ResNet; 'after_act', to
-            what comes out of it, as in PreAct-ResNet.
+        place: 'before_act', to what goes into the series activation; 'after_act', to what comes out
+            of it. The paper does not draw either.
     """
 
     def __init__(

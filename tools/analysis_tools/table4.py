@@ -5,12 +5,9 @@ import re
 from pathlib import Path
 from typing import Dict, List, Sequence
 
-import matplotlib
+from matplotlib.figure import Figure
 
-matplotlib.use('Agg')  # pictures go into files
-from matplotlib import pyplot as plt  # noqa: E402
-
-from mmvanilla.checkpoint import replace_when_whole
+from mmvanilla.engine.figures import write_figure
 
 QUOTED_LATENCY = 'latency on A100 (ms)'
 AREA = {'depth': 6, 'parameters (M)': 4}  # of a circle, in square points for one layer, or million
@@ -35,7 +32,8 @@ def draw_figure3(rows: Sequence[Dict[str, str]], latency: str, title: str, path:
     """
     families = {row['model']: re.match('[A-Za-z]+', row['model'])[0] for row in rows}
     colours = {family: f'C{i}' for i, family in enumerate(dict.fromkeys(families.values()))}
-    figure, axes = plt.subplots(2, 2, figsize=(14, 11), layout='constrained')
+    figure = Figure((14, 11), layout='constrained')
+    axes = figure.subplots(2, 2)
     for line, column, where in zip(
         axes, (QUOTED_LATENCY, latency), ('NVIDIA A100 (quoted from the paper)', title), strict=True
     ):
@@ -52,6 +50,4 @@ def draw_figure3(rows: Sequence[Dict[str, str]], latency: str, title: str, path:
             axis.set(xscale='log', xlabel='latency (ms)', ylabel='top-1 accuracy (%)')
             axis.set_title(f'{where}, circles by {size}', fontsize=9)
             axis.grid(alpha=0.3, which='both')
-    with replace_when_whole(path) as temporary:
-        figure.savefig(temporary, dpi=110, format=path.suffix.lstrip('.'))
-    plt.close(figure)
+    write_figure(figure, path)

@@ -42,7 +42,7 @@ def parse_args() -> argparse.Namespace:
 def make_batch(cfg: Config, size: int, shape: Tuple[int, int]) -> Dict[str, Any]:
     """Random images with random labels, as the config's dataloader gives them."""
     parts = launch.nested_dicts(cfg.model)
-    classes = next(part['num_classes'] for part in parts if 'num_classes' in part)
+    classes = next((part['num_classes'] for part in parts if 'num_classes' in part), 1)
     if cfg.default_scope == 'mmdet':
         from mmdet.testing import demo_mm_inputs
 

@@ -7,18 +7,16 @@ import argparse
 from pathlib import Path
 from typing import List, NamedTuple, Tuple
 
-import matplotlib
 import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from mmengine.config import DictAction
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
-matplotlib.use('Agg')  # pictures go into files
-from matplotlib import pyplot as plt  # noqa: E402
-
-from mmvanilla import UsageError, VanillaNet  # noqa: E402
-from mmvanilla.checkpoint import replace_when_whole  # noqa: E402
-from mmvanilla.engine import launch  # noqa: E402
+from mmvanilla import UsageError, VanillaNet
+from mmvanilla.engine import launch
+from mmvanilla.engine.figures import write_figure
 
 COLOURS = ('C7', 'C0', 'C2', 'C1', 'C3')  # of the image, then by stage
 HEIGHT = 0.55  # of a map of one pixel; heights grow with the square root
@@ -77,7 +75,7 @@ def list_layers(backbone: VanillaNet, side: int) -> List[Layer]:
     return layers
 
 
-def draw_box(axis: plt.Axes, left: float, length: float, height: float, colour: str) -> None:
+def draw_box(axis: Axes, left: float, length: float, height: float, colour: str) -> None:
     """A box that stands on y = 0 and goes back to the upper right."""
     back = SLANT * height
     front = [(left, 0), (left + length, 0), (left + length, height), (left, height)]
@@ -96,9 +94,8 @@ def draw(layers: List[Layer], title: str, classes: int, path: Path) -> None:
         classes: How many the classifier tells apart.
         path: The picture's file.
     """
-    figure, axis = plt.subplots(
-        figsize=(1.7 * len(layers), 4.2),
-    )
+    figure = Figure((1.7 * len(layers), 4.2))
+    axis = figure.subplots()
     left = 0.0
     for layer in layers:
         height, length = HEIGHT * layer.height**0.5, max(LENGTH * layer.channels, 0.05)
@@ -121,9 +118,7 @@ def draw(layers: List[Layer], title: str, classes: int, path: Path) -> None:
     axis.set_ylim(-3.4, None)
     axis.axis('off')
     axis.set_aspect('equal')
-    with replace_when_whole(path) as temporary:
-        figure.savefig(temporary, dpi=110, bbox_inches='tight', format=path.suffix.lstrip('.'))
-    plt.close(figure)
+    write_figure(figure, path, bbox_inches='tight')
 
 
 def main() -> None:

@@ -8,30 +8,29 @@ checkpoint has random weights.
 
 import argparse
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-import matplotlib
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from mmengine.config import Config
 from mmengine.dataset import Compose, default_collate
 from mmengine.registry import TRANSFORMS
 from mmpretrain.registry import DATASETS
+from pytorch_grad_cam import GradCAMPlusPlus
+from pytorch_grad_cam.utils.image import show_cam_on_image
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 
-matplotlib.use('Agg')  # pictures go into files
-from matplotlib import pyplot as plt  # noqa: E402
-from pytorch_grad_cam import GradCAMPlusPlus  # noqa: E402
-from pytorch_grad_cam.utils.image import show_cam_on_image  # noqa: E402
-from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget  # noqa: E402
-
-from mmvanilla import UsageError  # noqa: E402
-from mmvanilla.checkpoint import replace_when_whole  # noqa: E402
-from mmvanilla.engine import launch  # noqa: E402
-from mmvanilla.engine.evaluate import load_weights  # noqa: E402
-from mmvanilla.models.pretrained import read_state_dict  # noqa: E402
+from mmvanilla import UsageError
+from mmvanilla.engine import launch
+from mmvanilla.engine.evaluate import load_weights
+from mmvanilla.engine.figures import write_figure
+from mmvanilla.models.pretrained import read_state_dict
 
 MOST_IMAGES = 1000  # of the test data, among which examples are looked for
+
+Groups = List[Tuple[str, List[Dict[str, Any]]]]  # images by what stands above them
 
 
 def parse_args() -> argparse.Namespace:
@@ -60,6 +59,8 @@ def parse_args() -> argparse.Namespace:
     args.layer = args.layer or [None] * len(args.network)
     if len(args.layer) != len(args.network):
         parser.error('--layer wants to be given once for each --network')
+    if args.num < 1:
+        parser.error('--num takes 1 or more')
     for path in args.images or []:
         if not path.is_file():
             parser.error(f'{path} does not exist')
@@ -128,9 +129,7 @@ def test_images(cfg: Config) -> List[Dict[str, Any]]:
     return [dataset.get_data_info(int(index)) for index in order]
 
 
-def choose(
-    networks: Sequence[Network], infos: Sequence[Dict[str, Any]], num: int
-) -> Dict[str, List[Dict[str, Any]]]:
+def choose(networks: Sequence[Network], infos: Sequence[Dict[str, Any]], num: int) -> Groups:
     """Images that all networks classify correctly, and those that the most of them get wrong."""
     right, wrong = [], {count: [] for count in range(len(networks), 0, -1)}
     for info in infos:
@@ -138,7 +137,7 @@ def choose(
         (wrong[mistakes] if mistakes else right).append(info)
         if len(right) >= num and len(wrong[len(networks)]) >= num:
             break
-    return {'correct': right[:num], 'wrong': sum(wrong.values(), [])[:num]}
+    return [('correct', right[:num]), ('wrong', sum(wrong.values(), [])[:num])]
 
 
 def overlay(network: Network, path: str) -> Dict[str, Any]:
@@ -158,17 +157,12 @@ def overlay(network: Network, path: str) -> Dict[str, Any]:
     )
 
 
-def draw(networks: Sequence[Network], groups: Dict[str, List[Dict[str, Any]]], out: Path) -> None:
+def draw(networks: Sequence[Network], groups: Groups, out: Path) -> None:
     """A column for each image: the image, then each network's map, its mistakes in red."""
-    columns = [(group, info) for group, infos in groups.items() for info in infos]
+    columns = [(group, info) for group, infos in groups for info in infos]
     rows = len(networks) + 1
-    figure, axes = plt.subplots(
-        rows,
-        len(columns),
-        figsize=(1.9 * len(columns), 2.2 * rows),
-        squeeze=False,
-        layout='constrained',
-    )
+    figure = Figure((1.9 * len(columns), 2.2 * rows), layout='constrained')
+    axes = figure.subplots(rows, len(columns), squeeze=False)
     names = class_names(networks[0].cfg)
     for (group, info), column in zip(columns, axes.T, strict=True):
         label = info.get('gt_label')
@@ -189,9 +183,7 @@ def draw(networks: Sequence[Network], groups: Dict[str, List[Dict[str, Any]]], o
         axis.set(xticks=[], yticks=[])
     for axis, network in zip(axes[1:, 0], networks, strict=True):
         axis.set_ylabel(network.name, fontsize=8)
-    with replace_when_whole(out) as temporary:
-        figure.savefig(temporary, dpi=110, format=out.suffix.lstrip('.'))
-    plt.close(figure)
+    write_figure(figure, out)
 
 
 def class_names(cfg: Config) -> Dict[int, str]:
@@ -210,11 +202,11 @@ def main() -> None:
         for network, layer in zip(args.network, args.layer, strict=True)
     ]
     if args.images:
-        groups = {path.name: [dict(img_path=str(path))] for path in args.images}
+        groups = [(path.name, [dict(img_path=str(path))]) for path in args.images]
     else:
         groups = choose(networks, test_images(networks[0].cfg), args.num)
     draw(networks, groups, args.out)
-    counts = ', '.join(f'{len(infos)} {group}' for group, infos in groups.items())
+    counts = ', '.join(f'{len(infos)} {group}' for group, infos in groups)
     print(f'Wrote {args.out}: {counts}.')
 
 
