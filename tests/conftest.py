@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import DefaultScope
 from mmengine.visualization import Visualizer
 from narrow_detector import CONFIG, narrow_options
@@ -59,8 +60,10 @@ def run_python(*args, cwd=ROOT, timeout=300, check=True, **env):
 
 
 def forget_runs():
-    """Removes what runs leave in the process: default scopes, and where visualizers write."""
-    for manager in (DefaultScope, Visualizer, *Visualizer.__subclasses__()):
+    """Removes what runs leave in the process, and others of the same second would take for theirs:
+    default scopes, metrics, and where loggers and visualizers write.
+    """
+    for manager in (DefaultScope, MessageHub, MMLogger, Visualizer, *Visualizer.__subclasses__()):
         manager._instance_dict.clear()
 
 
