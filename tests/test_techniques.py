@@ -175,6 +175,18 @@ def test_copy_leaves_the_network():
     assert other.layer1[0].relu.turn == 2
 
 
+def test_seed_gives_the_weights():
+    """Nor does the order of layers in memory matter, which is another in each process."""
+    models = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        models.append(add_deep_training(MODELS.build(NETWORKS['AlexNet'])))
+        kept = [nn.Conv2d(1, 1, 1) for _ in range(100)]  # so that memory is used in another way
+    for one, other in zip(*(model.parameters() for model in models), strict=True):
+        assert torch.equal(one, other)
+    assert kept
+
+
 def test_order_and_repetition_do_not_matter():
     plain = MODELS.build(NETWORKS['AlexNet'])
     one = add_series_activation(add_deep_training(plain))

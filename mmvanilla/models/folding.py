@@ -49,9 +49,8 @@ def merge_convs(first: WeightBias, second: WeightBias, groups: int = 1) -> Weigh
     """
     weight1, bias1 = (t.double() for t in first)
     weight2, bias2 = (t.double() for t in second)
-    matrices = weight2.view(
-        groups, -1, weight2.shape[1]
-    )  # (groups, C_out / groups, C_mid / groups)
+    # (groups, C_out / groups, C_mid / groups)
+    matrices = weight2.view(groups, -1, weight2.shape[1])
     weight = matrices @ weight1.view(groups, matrices.shape[2], -1)
     bias = matrices @ bias1.view(groups, -1, 1)
     return weight.view(len(weight2), *weight1.shape[1:]), bias.flatten() + bias2

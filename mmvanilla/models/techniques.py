@@ -57,7 +57,8 @@ def add_deep_training(
         raise UsageError(f'{type(model).__name__} has no convolution to train as two.')
     for place in places:
         _check_conv(model, *place)
-    convs = {getattr(parent, child) for parent, child, _ in places}
+    # In the network's order, on which the random weights depend.
+    convs = dict.fromkeys(getattr(parent, child) for parent, child, _ in places)
     deep = {conv: _make_deep(conv, norm_cfg) for conv in convs}
     for parent, child, _ in places:
         layer = getattr(parent, child)
