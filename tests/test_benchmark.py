@@ -90,7 +90,6 @@ def test_series_activation(run_tool, capsys):
         (['--table4', '--task', 'training'], '--table4 is of inference'),
         (['--table4', '--forms', 'merged'], 'a peer has no form merged'),
         (['vanillanet-5_in1k', '--figure3', 'a.png'], '--figure3 draws what --table4 measures'),
-        (['--table4', '--figure3', 'a.csv'], 'a.csv is no name of a picture'),
         (['resnet'], 'resnet is none of mmpretrain.list_models()'),
         (['resnet50_8xb32_in1k', '--forms', 'merged'], 'has no form merged'),
         (['vanillanet-5_in1k', '--task', 'training', '--forms', 'deploy'], 'cannot be trained'),
@@ -98,3 +97,9 @@ def test_series_activation(run_tool, capsys):
 )
 def test_errors(args, message, monkeypatch):
     assert message in fail('analysis_tools/benchmark', *args, monkeypatch=monkeypatch)
+
+
+def test_figure_of_another_format(run_tool, capsys):
+    with pytest.raises(SystemExit):
+        run_tool('tools/analysis_tools/benchmark.py', '--table4', '--figure3', 'a.csv')
+    assert 'a.csv is no name of a picture: end it with .png' in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 import copy
 
+import mmcv.cnn
 import pytest
 import torch
 from conftest import randomize, relative_error
@@ -210,6 +211,17 @@ def test_skip():
     skipped = add_deep_training(model, skip=('conv1', 'layer4'))
     assert type(skipped.conv1) is nn.Conv2d and count(skipped.layer4, DeepConv) == 0
     assert count(skipped, DeepConv) == 20 - 1 - 5
+
+
+def test_skip_of_one_name():
+    model = nn.Sequential(*(nn.Conv2d(3, 3, 1) for _ in range(11)))
+    skipped = add_deep_training(model, skip='10')
+    assert [type(layer) for layer in skipped] == [DeepConv] * 10 + [nn.Conv2d]
+
+
+def test_plain_convolutions_of_mmcv():
+    model = nn.Sequential(mmcv.cnn.bricks.Conv2d(3, 3, 3))
+    assert type(add_deep_training(model)[0]) is DeepConv
 
 
 @pytest.mark.parametrize('function', [add_deep_training, add_series_activation])

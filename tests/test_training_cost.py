@@ -26,13 +26,20 @@ def test_hours_are_images_over_throughput(run_tool, capsys):
     assert float(gflop) == pytest.approx(6 * 0.80, rel=0.1)
     assert re.search(r'torch \S+, steps of 2 images, medians of 1', printed)
     DefaultScope._instance_dict.clear()
-    run_tool(TOOL, configs[1], '--shape', '64', '64', *SMALL)
-    ((config, epochs, *_),) = parse(capsys.readouterr().out)
+    run_tool(TOOL, configs[1], '--shape', '64', '64', '--images', '400', *SMALL)
+    ((config, epochs, _, speed, hours, _),) = parse(capsys.readouterr().out)
     assert (config, epochs) == (configs[1], '7')
+    assert float(hours) == pytest.approx(400 * 7 / float(speed) / 8 / 3600, rel=0.02)
 
 
 def test_unknown_data(monkeypatch):
     message = fail(
         'analysis_tools/training_cost', 'configs/vanillanet_digits.py', monkeypatch=monkeypatch
     )
-    assert 'configs/vanillanet_digits.py is not of a data set whose size is known' in message
+    assert 'configs/vanillanet_digits.py is of neither ImageNet nor COCO: give --images' in message
+
+
+def test_wrong_numbers(run_tool, capsys):
+    with pytest.raises(SystemExit):
+        run_tool(TOOL, 'configs/vanillanet_digits.py', '--gpus', '0')
+    assert '--gpus takes more than 0' in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """Figures 1 and 2 of the paper: the tools that draw them."""
 
 import re
+import runpy
 
 import pytest
 import torch
@@ -35,7 +36,7 @@ def test_architecture(arch, run_tool, tmp_path, monkeypatch):
     maps = [word for word in words if 'x' in word.split('\n')[-1] and 'conv' not in word]
     assert len(maps) == depth  # the image, and all layers but the classifier
     widest = 6144 if 'x1.5' in arch else 4096
-    assert maps[-1] == f'{widest}\n10x10' if arch.endswith('ada') else f'{widest}\n7x7'
+    assert maps[-1] == f'{widest}\n' + ('10x10' if arch.endswith('ada') else '7x7')
     assert any('1000 classes' in word for word in words)
     stem = 'conv 4x4 /3\nseries act. 3' if arch.endswith('ada') else 'conv 4x4 /4\nseries act. 3'
     assert stem in words
@@ -79,6 +80,26 @@ def networks(digits, tmp_path_factory):
     return found
 
 
+class Guess:
+    def __init__(self, *labels):
+        self.labels = dict(zip('abcdef', labels, strict=True))
+
+    def predict(self, path):
+        return self.labels[path]
+
+
+def test_choice_of_images(run_tool):
+    """All images are of class 1: b and e are both networks' successes, d their common mistake."""
+    choose = runpy.run_path(str(ROOT / FIGURE2))['choose']
+    networks = [Guess(1, 1, 0, 0, 1, 1), Guess(0, 1, 1, 2, 1, 0)]
+    infos = [dict(img_path=path, gt_label=1) for path in 'abcdef']
+    found = [
+        (name, [info['img_path'] for info in group]) for name, group in choose(networks, infos, 2)
+    ]
+    assert found == [('correct', ['b', 'e']), ('wrong', ['d', 'a'])]
+    assert [len(group) for _, group in choose(networks, infos[:3], 4)] == [1, 2]
+
+
 def test_side_by_side(networks, run_tool, tmp_path, capsys):
     out = tmp_path / 'a.png'
     run_tool(FIGURE2, *sum(networks, ()), '--num', '2', '--out', out)
@@ -117,6 +138,8 @@ def test_random_weights_without_data(run_tool, tmp_path, digits):
     ('args', 'message'),
     [
         (['--network', VANILLANET, '--layer', 'backbone.neck'], 'has no layer backbone.neck'),
+        (['--network', VANILLANET, '--layer', 'backbone.blocks'], 'gives no feature map'),
+        (['--network', VANILLANET, '--layer', 'head.fc'], 'no layer head.fc'),
         (['--network', 'configs/retinanet_vanillanet_digits.py'], 'not of a classifier'),
         (['--network', 'configs/nothing.py'], 'configs/nothing.py does not exist'),
     ],
@@ -134,11 +157,12 @@ def test_wrong_input(args, message, monkeypatch, tmp_path, digits):
         (['--network', 'a', '--layer', 'b', '--layer', 'c'], 'once for each --network'),
         (['--network', 'a', '--images', 'nothing.jpg'], 'nothing.jpg does not exist'),
         (['--network', 'a', '--num', '0'], '--num takes 1 or more'),
+        (['--network', 'a', '--out', 'b.csv'], 'b.csv is no name of a picture'),
     ],
 )
 def test_wrong_options(args, message, run_tool, tmp_path, capsys):
     with pytest.raises(SystemExit):
-        run_tool(FIGURE2, *args, '--out', tmp_path / 'a.png')
+        run_tool(FIGURE2, '--out', tmp_path / 'a.png', *args)
     assert message in capsys.readouterr().err
 
 

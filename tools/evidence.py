@@ -22,7 +22,6 @@ from typing import Dict, List, Sequence, Tuple
 import torch
 from demo_steps import read_log
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from mmengine.config import Config
 from scipy.stats import ttest_ind
 from tqdm import tqdm
@@ -94,7 +93,7 @@ def sources() -> str:
 
 
 def train(folder: Path, text: str) -> float:
-    """Trains by a config, unless that was done before, by the same code.
+    """Trains by a config, unless that was done before, by the same code and on such a device.
 
     Args:
         folder: For everything that the run writes.
@@ -107,7 +106,12 @@ def train(folder: Path, text: str) -> float:
         RuntimeError: naming the log, if training failed.
     """
     results = folder / 'results.json'
-    run = dict(config=text, sources=sources())
+    run = dict(
+        config=text,
+        sources=sources(),
+        torch=torch.__version__,
+        device=name_device(DEVICE),
+    )
     if results.exists():
         found = json.loads(results.read_text())
         if found['run'] == run:
@@ -130,11 +134,12 @@ def train(folder: Path, text: str) -> float:
 
 def train_all(configs: Sequence[str], seeds: int, jobs: int) -> Dict[str, List[float]]:
     """The accuracies of every config, by seed; several are trained at a time."""
-    texts = {  # read one after the other: mmengine's reading is not made for threads
-        (config, seed): digits_config(config, seed).pretty_text
-        for seed in range(seeds)
-        for config in configs
+    cfgs = {  # read one after the other: mmengine's reading is not made for threads
+        (config, seed): digits_config(config, seed) for seed in range(seeds) for config in configs
     }
+    for cfg in cfgs.values():
+        launch.check_data(cfg, 'train_dataloader', 'val_dataloader')
+    texts = {run: cfg.pretty_text for run, cfg in cfgs.items()}
     found = {}
     with ThreadPoolExecutor(jobs) as pool:
         futures = {
@@ -195,7 +200,7 @@ def report(rows: Sequence[Row], found: Dict[str, List[float]]) -> str:
         head = ['network', 'row', 'paper: top-1', 'digits: top-1', 'by seed']
         parts.append(f'Table {table}, top-1 accuracy (%), mean ± deviation:')
         parts.append(tabulate(head, lines))
-        parts.append(tabulate(['in the paper', 'by', 'digits: by', ''], order(own, found)))
+        parts.append(tabulate(['in the paper', 'by', 'digits: by', 'verdict'], order(own, found)))
     return '\n\n'.join(parts)
 
 
@@ -225,24 +230,20 @@ def draw(rows: Sequence[Row], found: Dict[str, List[float]], path: Path) -> None
     axes = figure.subplots(2, len(tables), squeeze=False, width_ratios=widths)
     for table, (above, below) in zip(tables, axes.T, strict=True):
         own = [row for row in rows if row['table'] == table]
-        networks = list(dict.fromkeys(row['network'] for row in own))
-        places = [i + 0.7 * networks.index(row['network']) for i, row in enumerate(own)]
-        colours = [f'C{networks.index(row["network"])}' for row in own]
-        here = [found[row['config']] for row in own]
-        above.bar(places, [float(row['top-1']) for row in own], color=colours)
-        below.bar(
-            places, list(map(mean, here)), yerr=list(map(stdev, here)), color=colours, capsize=3
-        )
+        networks = dict.fromkeys(row['network'] for row in own)
+        for network in networks:
+            places = [i for i, row in enumerate(own) if row['network'] == network]
+            here = [found[own[i]['config']] for i in places]
+            above.plot(places, [float(own[i]['top-1']) for i in places], 'o:', label=network)
+            deviations = list(map(stdev, here))
+            below.errorbar(places, list(map(mean, here)), deviations, fmt='o:', capsize=3)
         for axis, where in ((above, 'paper, ImageNet'), (below, 'digits in clutter')):
-            axis.set(title=f'Table {table}: {where}', ylabel='top-1 accuracy (%)')
-            axis.set_xticks(places, [row['row'] for row in own], rotation=25, ha='right')
+            axis.set_ylabel(f'{where}: top-1 (%)')
+            axis.set_xticks(range(len(own)), [row['row'] for row in own], rotation=25, ha='right')
             axis.grid(alpha=0.3, axis='y')
-        low = min(min(values) for values in here)
-        below.set_ylim(max(0, low - 10), None)
-        above.set_ylim(min(float(row['top-1']) for row in own) - 5, None)
+        above.set_title(f'Table {table}')
         if len(networks) > 1:
-            handles = [Rectangle((0, 0), 1, 1, color=f'C{i}') for i in range(len(networks))]
-            below.legend(handles, networks, fontsize=8)
+            above.legend(fontsize=8)
     write_figure(figure, path)
 
 
@@ -251,11 +252,11 @@ def main() -> None:
     rows = read_rows(args.tables)
     found = train_all(list({row['config']: None for row in rows}), args.seeds, args.jobs)
     seeds = ', '.join(map(str, range(args.seeds)))
-    text = f'{name_device(DEVICE)}, torch {torch.__version__}, seeds {seeds}.\n\n' + report(
-        rows, found
-    )
+    machine = f'{name_device(DEVICE)}, torch {torch.__version__}, seeds {seeds}.'
+    text = f'{machine}\n\n{report(rows, found)}'
     name = 'evidence' if len(args.tables) == 3 else 'table' + '_'.join(map(str, args.tables))
-    (WORK_DIR / f'{name}.md').write_text(text + '\n')
+    with replace_when_whole(WORK_DIR / f'{name}.md') as temporary:
+        temporary.write_text(text + '\n')
     draw(rows, found, WORK_DIR / f'{name}.png')
     print(f'{text}\n\nThese tables are in {WORK_DIR}/{name}.md, the trends in {name}.png there.')
 

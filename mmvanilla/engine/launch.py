@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+import warnings
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Iterator, Union
@@ -78,7 +79,9 @@ def read_config(path: Union[str, Path]) -> Config:
     if not Path(path).is_file():
         raise UsageError(f'config {path} does not exist: check the path.')
     try:
-        return Config.fromfile(path)
+        with warnings.catch_warnings():  # which mmengine raises anew for each base of a package
+            warnings.filterwarnings('ignore', 'pkg_resources is deprecated', UserWarning)
+            return Config.fromfile(path)
     except ModuleNotFoundError as error:
         if error.name == 'pkg_resources':
             raise UsageError(

@@ -5,7 +5,7 @@ them: every convolution is trained as two, every ReLU on feature maps is a serie
 """
 
 import copy
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Set, Tuple, Union
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,8 @@ from .deep_conv import DeepConv
 from .reparameterize import copy_network, switch_to_deploy
 from .series_activation import SeriesActivation
 
+# Where the forward functions of plain convolutions are: torch's, and mmcv's for empty batches.
+PLAIN = (nn.Conv2d.__module__, 'mmcv.cnn.bricks.wrappers')
 # A module that holds another, the name that it has for it, and the name in the whole network.
 Place = Tuple[nn.Module, str, str]
 
@@ -25,7 +27,7 @@ Place = Tuple[nn.Module, str, str]
 def add_deep_training(
     model: nn.Module,
     norm_cfg: dict = dict(type='BN'),
-    skip: Sequence[str] = (),
+    skip: Union[str, Sequence[str]] = (),
     inplace: bool = False,
 ) -> nn.Module:
     """Makes a deep convolution of every convolution of a network (section 3.1).
@@ -51,7 +53,7 @@ def add_deep_training(
             itself), or if there is none at all.
     """
     model = model if inplace else copy_network(model)
-    _check_skip(model, skip)
+    skip = _names(model, skip)
     places = list(_places(model, _ConvNd, skip))
     if not places:
         raise UsageError(f'{type(model).__name__} has no convolution to train as two.')
@@ -70,7 +72,7 @@ def add_series_activation(
     model: nn.Module,
     act_num: int = 3,
     norm_cfg: dict = dict(type='BN'),
-    skip: Sequence[str] = (),
+    skip: Union[str, Sequence[str]] = (),
     input_shape: Sequence[int] = (3, 224, 224),
     inplace: bool = False,
 ) -> nn.Module:
@@ -95,7 +97,7 @@ def add_series_activation(
             a ReLU among frozen layers, or one whose calls cannot be told from each other.
     """
     model = model if inplace else copy_network(model)
-    _check_skip(model, skip)
+    skip = _names(model, skip)
     channels = _channels_of_calls(model, skip, input_shape)
     if not channels:
         raise UsageError(f'{type(model).__name__} calls no nn.ReLU on feature maps.')
@@ -117,7 +119,7 @@ def with_techniques(
     deep_training: bool = True,
     act_num: Optional[int] = 3,
     norm_cfg: dict = dict(type='BN'),
-    skip: Sequence[str] = (),
+    skip: Union[str, Sequence[str]] = (),
     input_shape: Sequence[int] = (3, 224, 224),
     deploy: bool = False,
 ) -> nn.Module:
@@ -205,7 +207,7 @@ def _start_turns(parent: nn.Module, args: Any) -> None:
 
 
 def _channels_of_calls(
-    model: nn.Module, skip: Sequence[str], input_shape: Sequence[int]
+    model: nn.Module, skip: Set[str], input_shape: Sequence[int]
 ) -> Dict[str, List[int]]:
     """For each ReLU on feature maps, by its name, the channels of its calls in their order."""
     probe = copy.deepcopy(model).to('meta', torch.float32)
@@ -257,7 +259,7 @@ def _check_conv(model: nn.Module, parent: nn.Module, child: str, name: str) -> N
         why = 'computes with what its convolution gives'
     elif (
         not isinstance(conv, nn.Conv2d)
-        or type(conv).forward is not nn.Conv2d.forward
+        or type(conv).forward.__module__ not in PLAIN
         or type(conv)._conv_forward is not nn.Conv2d._conv_forward
         or is_parametrized(conv)
         or conv._forward_pre_hooks  # as weight norm of old style has
@@ -289,15 +291,16 @@ def _make_deep(conv: nn.Conv2d, norm_cfg: dict) -> DeepConv:
     return deep.to(conv.weight.device, conv.weight.dtype).train(conv.training)
 
 
-def _check_skip(model: nn.Module, skip: Sequence[str]) -> None:
-    unknown = sorted(set(skip) - dict(model.named_modules()).keys())
+def _names(model: nn.Module, skip: Union[str, Sequence[str]]) -> Set[str]:
+    """The names in ``skip``, which may be a single one."""
+    names = {skip} if isinstance(skip, str) else set(skip)
+    unknown = sorted(names - dict(model.named_modules()).keys())
     if unknown:
         raise UsageError(f'{type(model).__name__} has no layer {unknown[0]}: take it out of skip.')
+    return names
 
 
-def _places(
-    parent: nn.Module, kind: type, skip: Sequence[str], prefix: str = ''
-) -> Iterator[Place]:
+def _places(parent: nn.Module, kind: type, skip: Set[str], prefix: str = '') -> Iterator[Place]:
     """Where modules of a kind are, but for those in ``skip`` and those of the techniques."""
     for child_name, child in parent._modules.items():
         name = prefix + child_name

@@ -35,6 +35,7 @@ from mmvanilla import (
 )
 from mmvanilla.checkpoint import replace_when_whole
 from mmvanilla.engine import launch
+from mmvanilla.engine.figures import figure_file
 from mmvanilla.engine.timing import name_device, time_by_turns
 from mmvanilla.errors import UsageError
 
@@ -64,7 +65,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--device', choices=['cpu', 'cuda'], help='a GPU if there is one')
     parser.add_argument('--csv', type=Path, help='file for the figures')
     parser.add_argument(
-        '--figure3', type=Path, help="file (.png, .svg) for the paper's Figure 3, with --table4"
+        '--figure3',
+        type=figure_file,
+        help="file (.png, .svg) for the paper's Figure 3, with --table4",
     )
     return parser.parse_args()
 
@@ -235,8 +238,6 @@ def check(args: argparse.Namespace) -> None:
         raise UsageError('--table4 is of inference, at one batch size: leave --task out.')
     if args.figure3 and not args.table4:
         raise UsageError('--figure3 draws what --table4 measures: give that too.')
-    if args.figure3 and args.figure3.suffix not in ('.png', '.svg', '.pdf'):
-        raise UsageError(f'{args.figure3} is no name of a picture: end it with .png or .svg.')
     known = set(mmpretrain.list_models())
     for name in args.models:
         if name not in known:

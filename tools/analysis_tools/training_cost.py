@@ -6,7 +6,7 @@ images is not part of it. With --tflops also for other devices, by the arithmeti
 
 import argparse
 from functools import partial
-from typing import Any, Dict, Tuple
+from typing import Any, Dict, Optional, Tuple
 
 import torch
 from get_flops import SHAPES
@@ -20,8 +20,8 @@ from mmvanilla import UsageError
 from mmvanilla.engine import launch
 from mmvanilla.engine.timing import name_device, time_by_turns
 
-# Training images of the data sets, by their class; of COCO those that show an object.
-IMAGES = {'ImageNet': 1_281_167, 'CocoDataset': 117_266}
+# Training images of data sets, by where they lie; of COCO those that show an object.
+IMAGES = {'data/imagenet': 1_281_167, 'data/coco': 117_266}
 HEAD = ('config', 'epochs', 'Gflop an image', 'images/s', 'hours on {gpus}')
 
 
@@ -36,7 +36,21 @@ def parse_args() -> argparse.Namespace:
         '--tflops', type=float, help='Tflop/s that a device is assumed to sustain in training'
     )
     parser.add_argument('--device', choices=['cpu', 'cuda'], help='a GPU if there is one')
-    return parser.parse_args()
+    parser.add_argument(
+        '--images', type=int, help='training images of the data set, if not ImageNet or COCO'
+    )
+    args = parser.parse_args()
+    for name in ('batch_size', 'rounds', 'gpus', 'images', 'tflops'):
+        value = getattr(args, name)
+        if value is not None and value <= 0:
+            parser.error(f'--{name.replace("_", "-")} takes more than 0')
+    return args
+
+
+def count_images(cfg: Config) -> Optional[int]:
+    """Training images of a config's data set, None if it is none of those known."""
+    root = cfg.train_dataloader.dataset.get('data_root') or ''
+    return IMAGES.get(root.rstrip('/'))
 
 
 def make_batch(cfg: Config, size: int, shape: Tuple[int, int]) -> Dict[str, Any]:
@@ -89,8 +103,10 @@ def main() -> None:
     device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
     configs = {path: launch.read_config(path) for path in args.config}
     for path, cfg in configs.items():
-        if cfg.train_dataloader.dataset.type.split('.')[-1] not in IMAGES:
-            raise UsageError(f'{path} is not of a data set whose size is known: {list(IMAGES)}.')
+        if not (args.images or count_images(cfg)):
+            raise UsageError(
+                f'{path} is of neither ImageNet nor COCO: give --images, their number.'
+            )
     threads = f', {torch.get_num_threads()} threads' if device == 'cpu' else ''
     print(
         f'{name_device(device)}{threads}, torch {torch.__version__}, steps of {args.batch_size} '
@@ -102,7 +118,7 @@ def main() -> None:
     for path, cfg in configs.items():
         found = measure(cfg, args, device)
         epochs = cfg.train_cfg.max_epochs
-        images = IMAGES[cfg.train_dataloader.dataset.type.split('.')[-1]] * epochs
+        images = (args.images or count_images(cfg)) * epochs
         hours = images / found['images_per_second'] / args.gpus / 3600
         row = [path, epochs, f'{found["gflop"]:.1f}', f'{found["images_per_second"]:.3g}']
         row.append(f'{hours:.3g}')

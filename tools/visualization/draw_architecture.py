@@ -16,7 +16,7 @@ from torch import nn
 
 from mmvanilla import UsageError, VanillaNet
 from mmvanilla.engine import launch
-from mmvanilla.engine.figures import write_figure
+from mmvanilla.engine.figures import figure_file, write_figure
 
 COLOURS = ('C7', 'C0', 'C2', 'C1', 'C3')  # of the image, then by stage
 HEIGHT = 0.55  # of a map of one pixel; heights grow with the square root
@@ -39,7 +39,7 @@ class Layer(NamedTuple):
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config of a classifier')
-    parser.add_argument('--out', type=Path, required=True, help='file (.png, .pdf, .svg)')
+    parser.add_argument('--out', type=figure_file, required=True, help='file (.png, .pdf, .svg)')
     parser.add_argument('--shape', type=int, default=224, help='side of the image')
     parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction, help='override settings of the config'

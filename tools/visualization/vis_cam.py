@@ -1,7 +1,7 @@
 """Figure 2 of the paper: where classifiers look, by Grad-CAM++, side by side.
 
-Takes images of the first network's test data: above those that all networks classify correctly,
-below those that all (or, where there are too few, most) get wrong. With --images, those. Each map
+Takes images of the first network's test data: left those that all networks classify correctly,
+right those that all (or, where there are too few, most) get wrong. With --images, those. Each map
 is for the class that its network predicts. Networks may be in any form, fused too; one without a
 checkpoint has random weights.
 """
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from mmvanilla import UsageError
 from mmvanilla.engine import launch
 from mmvanilla.engine.evaluate import load_weights
-from mmvanilla.engine.figures import write_figure
+from mmvanilla.engine.figures import figure_file, write_figure
 from mmvanilla.models.pretrained import read_state_dict
 
 MOST_IMAGES = 1000  # of the test data, among which examples are looked for
@@ -52,7 +52,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--images', type=Path, nargs='+', help='files to show')
     parser.add_argument('--num', type=int, default=4, help='images of each kind')
     parser.add_argument('--seed', type=int, default=0, help='of the choice, and of random weights')
-    parser.add_argument('--out', type=Path, required=True, help='file (.png, .pdf, .svg)')
+    parser.add_argument('--out', type=figure_file, required=True, help='file (.png, .pdf, .svg)')
     args = parser.parse_args()
     if any(len(network) > 2 for network in args.network):
         parser.error('--network takes a config and a checkpoint')
@@ -81,6 +81,7 @@ class Network(nn.Module):
         self, config: str, checkpoint: Optional[str] = None, *, layer: Optional[str] = None
     ) -> None:
         super().__init__()
+        self.config = config
         self.cfg = launch.read_config(config)
         self.name = '\n'.join(Path(path).stem for path in (config, checkpoint) if path)
         self.classifier = launch.build_model(self.cfg)
@@ -96,18 +97,26 @@ class Network(nn.Module):
             self.watched = self.map if layer is None else self.classifier.get_submodule(layer)
         except AttributeError as error:
             raise UsageError(f'{config} has no layer {layer}: {error}.') from None
+        self.map_shape = None
+        self.watched.register_forward_hook(self._note_map)
         transforms = self.cfg.test_dataloader.dataset.pipeline
         self.pipeline = Compose([TRANSFORMS.build(each) for each in transforms])
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, classes) of normalized images (N, 3, H, W)."""
         *others, last = self.classifier.extract_feat(images, stage='backbone')
-        if last.dim() != 4:
-            raise UsageError(f'the backbone of {self.name} gives no feature map.')
         feats = (*others, self.map(last))
+        if len(self.map_shape or ()) != 4:  # or it was not called at all
+            raise UsageError(
+                f'the watched layer of {self.config} gives no feature map: name another one of the '
+                'backbone with --layer.'
+            )
         if self.classifier.with_neck:
             feats = self.classifier.neck(feats)
         return self.classifier.head(feats)
+
+    def _note_map(self, layer: nn.Module, args: Any, out: Any) -> None:
+        self.map_shape = getattr(out, 'shape', None)
 
     def read(self, path: str) -> Dict[str, Any]:
         """An image file as the test pipeline gives it: ``inputs`` (3, H, W), and ``normalized``."""
@@ -121,12 +130,12 @@ class Network(nn.Module):
         return self(self.read(path)['normalized']).argmax().item()
 
 
-def test_images(cfg: Config) -> List[Dict[str, Any]]:
+def test_images(cfg: Config, seed: int) -> List[Dict[str, Any]]:
     """The images of a config's test data in a random order: ``img_path``, ``gt_label``."""
     launch.check_data(cfg, 'test_dataloader')
     dataset = DATASETS.build(cfg.test_dataloader.dataset)
-    order = torch.randperm(len(dataset))[:MOST_IMAGES]
-    return [dataset.get_data_info(int(index)) for index in order]
+    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))
+    return [dataset.get_data_info(int(index)) for index in order[:MOST_IMAGES]]
 
 
 def choose(networks: Sequence[Network], infos: Sequence[Dict[str, Any]], num: int) -> Groups:
@@ -204,7 +213,7 @@ def main() -> None:
     if args.images:
         groups = [(path.name, [dict(img_path=str(path))]) for path in args.images]
     else:
-        groups = choose(networks, test_images(networks[0].cfg), args.num)
+        groups = choose(networks, test_images(networks[0].cfg, args.seed), args.num)
     draw(networks, groups, args.out)
     counts = ', '.join(f'{len(infos)} {group}' for group, infos in groups)
     print(f'Wrote {args.out}: {counts}.')
