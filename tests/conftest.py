@@ -17,6 +17,7 @@ from mmengine.registry import DefaultScope
 from mmengine.visualization import Visualizer
 from narrow_detector import CONFIG, narrow_options
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.profiler import profile
 
 ROOT = Path(__file__).parents[1]
 ARCHS = ['5', '6', '7', '8', '9', '10', '11', '12', '13', '13-x1.5', '13-x1.5-ada']
@@ -41,6 +42,18 @@ def randomize(model, seed=0):
 
 def relative_error(got, expected):
     return ((got - expected).abs().max() / expected.abs().max()).item()
+
+
+def call_and_count(function, folder):
+    """What a function returns, and the bytes that it takes and does not give back.
+
+    Of each allocation in the trace: the profiler's own sums now and then lose one.
+    """
+    with profile(profile_memory=True) as profiler:
+        result = function()
+    profiler.export_chrome_trace(str(folder / 'trace.json'))
+    events = json.loads((folder / 'trace.json').read_text())['traceEvents']
+    return result, sum(event['args']['Bytes'] for event in events if event['name'] == '[memory]')
 
 
 def run_python(*args, cwd=ROOT, timeout=300, check=True, **env):

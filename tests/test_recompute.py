@@ -2,9 +2,8 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import randomize
+from conftest import call_and_count, randomize
 from torch import nn
-from torch.profiler import profile
 
 from mmvanilla import VanillaNet, set_deep_training_lambda
 from mmvanilla.models.recompute import recompute_in_backward
@@ -57,13 +56,11 @@ def test_mode_changed_before_backward(with_cp):
 
 
 @pytest.mark.parametrize('merged', [False, True])
-def test_what_is_kept(merged):
+def test_what_is_kept(merged, tmp_path):
     backbone = narrow(merged=merged)
     images = torch.rand(4, 3, 64, 64)
     backbone(images)  # what is made but once
-    with profile(profile_memory=True) as profiler:
-        features = backbone(images)
-    kept = sum(event.self_cpu_memory_usage for event in profiler.key_averages())
+    features, kept = call_and_count(lambda: backbone(images), tmp_path)
     numbers = 3 * 64 * 64  # the image in channels_last
     previous = 8
     for channels, size, stride in LAYERS:

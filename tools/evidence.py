@@ -114,7 +114,7 @@ def train(folder: Path, text: str) -> float:
     )
     if results.exists():
         found = json.loads(results.read_text())
-        if found['run'] == run:
+        if found.get('run') == run:
             return found['top1']
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
