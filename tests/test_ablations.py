@@ -210,6 +210,17 @@ def test_failed_run_names_its_log(tmp_path, monkeypatch):
         evidence.train_all(CONFIGS[:1], 1, 1)
 
 
+def test_interrupted(monkeypatch):
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(evidence, 'train', interrupt)
+    monkeypatch.setattr(evidence.launch, 'check_data', lambda *args: None)
+    with pytest.raises(SystemExit, match='Stopped. Runs that had ended are kept'):
+        evidence.train_all(CONFIGS[:1], 1, 1)
+
+
 def test_one_seed_is_refused(run_tool, capsys):
     with pytest.raises(SystemExit):
         run_tool('tools/evidence.py', '--seeds', '1')

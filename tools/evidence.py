@@ -48,7 +48,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--tables', type=int, nargs='+', choices=[1, 2, 3], default=[1, 2, 3], help='which of them'
     )
-    parser.add_argument('--seeds', type=int, default=3, help='how many')
+    parser.add_argument('--seeds', type=int, default=5, help='how many')
     parser.add_argument(
         '--jobs',
         type=int,
@@ -151,6 +151,8 @@ def train_all(configs: Sequence[str], seeds: int, jobs: int) -> Dict[str, List[f
                 found[futures[future]] = future.result()
         except RuntimeError as error:
             sys.exit(f'error: {error}')
+        except KeyboardInterrupt:
+            sys.exit('Stopped. Runs that had ended are kept: the same command does the others.')
         finally:
             pool.shutdown(cancel_futures=True)
     return {config: [found[config, seed] for seed in range(seeds)] for config in configs}

@@ -22,7 +22,7 @@ COLOURS = ('C7', 'C0', 'C2', 'C1', 'C3')  # of the image, then by stage
 HEIGHT = 0.55  # of a map of one pixel; heights grow with the square root
 LENGTH = 0.0009  # of one channel
 SLANT = 0.35  # how far the boxes go back, of their height
-SLOT = 2.6  # what a layer takes at least, for its words
+SLOT = 2.9  # what a layer takes at least, for its words
 GAP = 0.4
 
 
