@@ -189,7 +189,12 @@ def test_runs_and_goes_on(run_tool, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(evidence, 'ITERS_PER_EPOCH', 1)
     monkeypatch.setattr(evidence, 'WORK_DIR', tmp_path / 'runs')
     configs = [CONFIGS[0], ROWS[5]['config']]
+    left = tmp_path / f'runs/{evidence.Path(configs[0]).stem}_0.left'  # by a kill
+    (left / '20260101_000000/vis_data').mkdir(parents=True)
     found = evidence.train_all(configs, 1, 2)
+    assert sorted(path.name for path in (tmp_path / 'runs').iterdir()) == sorted(
+        f'{evidence.Path(config).stem}_0' for config in configs
+    )
     for config in configs:
         folder = tmp_path / f'runs/{evidence.Path(config).stem}_0'
         assert json.loads((folder / 'results.json').read_text())['top1'] == found[config][0]
@@ -206,7 +211,7 @@ def test_failed_run_names_its_log(tmp_path, monkeypatch):
     monkeypatch.setattr(evidence, 'WORK_DIR', tmp_path)
     monkeypatch.setattr(evidence.sys, 'executable', '/bin/false')
     monkeypatch.setattr(evidence.launch, 'check_data', lambda *args: None)
-    with pytest.raises(SystemExit, match=r'error: training failed: see .*_0/log.txt'):
+    with pytest.raises(SystemExit, match=r'error: training failed: see .*_0\.\w+/log.txt'):
         evidence.train_all(CONFIGS[:1], 1, 1)
 
 

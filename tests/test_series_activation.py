@@ -2,7 +2,7 @@ import pytest
 import torch
 from conftest import randomize
 
-from mmvanilla import SeriesActivation
+from mmvanilla import SeriesActivation, UsageError
 
 
 @pytest.mark.parametrize('act_num', range(5))
@@ -31,6 +31,11 @@ def test_switch_to_deploy(act_num):
     built = SeriesActivation(4, act_num, deploy=True).double()
     built.load_state_dict(layer.state_dict())
     torch.testing.assert_close(built(x), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_negative_series_number():
+    with pytest.raises(UsageError, match='act_num=-1 is no series number: give 0 or more'):
+        SeriesActivation(4, -1)
 
 
 def test_input_is_left_alone():

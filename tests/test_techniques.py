@@ -131,6 +131,15 @@ def test_names_and_attributes_of_the_network_stay():
     assert not model.layer1[0].norm2.weight.any()
 
 
+class OnVectorsToo(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.relu = nn.Conv2d(3, 3, 1), nn.ReLU()
+
+    def forward(self, x):
+        return self.relu(self.relu(self.conv(x)).mean((2, 3)))
+
+
 class InList(nn.Module):
     def __init__(self):
         super().__init__()
@@ -153,8 +162,9 @@ class InList(nn.Module):
             dict(type='mmdet.ResNet', depth=18, frozen_stages=1),
             'layer1.0.relu is among frozen layers',
         ),
+        (OnVectorsToo(), 'relu is called on feature maps of other channels'),
     ],
-    ids=['recomputed', 'parent not called', 'frozen'],
+    ids=['recomputed', 'parent not called', 'frozen', 'on vectors too'],
 )
 def test_relus_are_refused_by_name(model, message):
     """Those of which no series activation could tell which call it stands for, or learn."""
@@ -323,6 +333,21 @@ def test_norms_that_never_learn_are_refused():
         MODELS.build(
             dict(type='mmvanilla.with_techniques', network=dict(type='mmdet.ResNet', depth=18))
         )
+
+
+@pytest.mark.parametrize('function', [add_deep_training, add_series_activation])
+def test_norms_that_never_learn_are_refused_in_any_part(function):
+    model = nn.Sequential(MODELS.build(dict(type='mmdet.ResNet', depth=18)))
+    with pytest.raises(UsageError, match='ResNet has norm_eval=True.*set norm_eval=False'):
+        function(model)
+
+
+def test_traced():
+    """Outside of no_grad too, where activations in training take another layout."""
+    model = build('ResNet-18', deep_training=True, act_num=2)
+    for network in (model, switch_to_deploy(model)):
+        traced = torch.jit.trace(network, IMAGES)
+        assert relative_error(traced(IMAGES)[-1], network(IMAGES)[-1]) < 1e-5
 
 
 def test_device_and_dtype_are_kept():

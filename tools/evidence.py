@@ -13,6 +13,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from itertools import pairwise
 from pathlib import Path
@@ -116,19 +117,23 @@ def train(folder: Path, text: str) -> float:
         found = json.loads(results.read_text())
         if found.get('run') == run:
             return found['top1']
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    path, log = folder / 'config.py', folder / 'log.txt'
+    # In a folder of its own: a run that a kill left behind may still be writing into another.
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for left in folder.parent.glob(f'{folder.name}.*'):
+        shutil.rmtree(left, ignore_errors=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f'{folder.name}.', dir=folder.parent))
+    path, log = temporary / 'config.py', temporary / 'log.txt'
     path.write_text(text)
-    command = [sys.executable, 'tools/train.py', str(path), '--work-dir', str(folder)]
+    command = [sys.executable, 'tools/train.py', str(path), '--work-dir', str(temporary)]
     with open(log, 'w') as file:
         one_core = os.environ | dict(OMP_NUM_THREADS='1')
         ended = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=one_core)
     if ended.returncode != 0:
         raise RuntimeError(f'training failed: see {log}.')
-    top1 = read_log(folder)[-1][TOP1]
-    with replace_when_whole(results) as temporary:
-        temporary.write_text(json.dumps(dict(top1=top1, run=run)))
+    top1 = read_log(temporary)[-1][TOP1]
+    (temporary / results.name).write_text(json.dumps(dict(top1=top1, run=run)))
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)
     return top1
 
 

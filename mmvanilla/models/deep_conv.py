@@ -125,8 +125,9 @@ class DeepConv(GuardedModule):
         """Names the forms if the checkpoint is in another one, or without deep training."""
         if f'{prefix}weight' in state_dict:  # of a network that was given deep training later
             return (
-                'it has a plain convolution there, and the network two; train from scratch '
-                '(init_cfg=None), or take weights of a network with deep training.'
+                'it has a plain convolution there, and the network two; train without these '
+                'weights (init_cfg=None in a config), or take those of a network with deep '
+                'training.'
             )
         its, own = form_in(state_dict, prefix), form_in(self.state_dict())
         if its in (None, own):

@@ -5,6 +5,7 @@ from typing import Mapping, Optional
 import torch
 from torch import Tensor, nn
 
+from ..errors import UsageError
 from .folding import conv_like, fuse_conv_bn
 from .guarded_loading import GuardedModule
 from .norm import build_batch_norm
@@ -23,6 +24,9 @@ class SeriesActivation(GuardedModule):
         norm_cfg: Config of the batch norm.
 
     Shape: (N, C, H, W) to (N, C, H, W).
+
+    Raises:
+        UsageError: if the series number is negative.
     """
 
     def __init__(
@@ -33,6 +37,8 @@ class SeriesActivation(GuardedModule):
         norm_cfg: dict = dict(type='BN'),
     ) -> None:
         super().__init__()
+        if act_num < 0:
+            raise UsageError(f'act_num={act_num} is no series number: give 0 or more.')
         self.relu = nn.ReLU()
         self.conv = nn.Conv2d(
             num_channels,
@@ -58,7 +64,12 @@ class SeriesActivation(GuardedModule):
     def activate(self, x: Tensor) -> Tensor:
         """All but the norm."""
         x = self.relu(x)
-        if x.device.type != 'cpu' or not x.requires_grad or not x.is_contiguous():
+        if (
+            torch.jit.is_tracing()
+            or x.device.type != 'cpu'
+            or not x.requires_grad
+            or not x.is_contiguous()
+        ):
             return self.conv(x)
         # In the usual layout the gradients of torch's depthwise convolutions take up to six times
         # as long on a CPU.

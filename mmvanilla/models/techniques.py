@@ -4,7 +4,6 @@ The paper gives them to AlexNet and ResNet-50, and leaves open to which layers. 
 them: every convolution is trained as two, every ReLU on feature maps is a series activation.
 """
 
-import copy
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Set, Tuple, Union
 
 import torch
@@ -35,7 +34,8 @@ def add_deep_training(
     The first of the two has the geometry of the one that it replaces, and as many output channels;
     the second is 1x1, of as many groups. Such a pair merges exactly, whatever the kernel size,
     stride, padding or dilation. Norms of the network stay where they are. The weights are fresh:
-    this is for networks that are then trained.
+    this is for networks that are then trained. On maps of 1x1, as in squeeze-and-excitation, the
+    norms inside the pairs have a value per image: ``skip`` those layers, or take large batches.
 
     Args:
         model: Any module. Its linear layers stay as they are.
@@ -50,15 +50,17 @@ def add_deep_training(
     Raises:
         UsageError: naming a convolution that no such pair can replace (transposed, of other than
             two dimensions, with an arithmetic of its own, frozen, or inside a layer that folds
-            itself), or if there is none at all.
+            itself), or if there is none at all; if the network keeps its norms in eval mode
+            (``norm_eval=True``, mmdet's default for ResNet).
     """
     model = model if inplace else copy_network(model)
     skip = _names(model, skip)
     places = list(_places(model, _ConvNd, skip))
     if not places:
-        raise UsageError(f'{type(model).__name__} has no convolution to train as two.')
+        raise UsageError(f'{type(model).__name__} has no convolution (any more) to train as two.')
     for place in places:
         _check_conv(model, *place)
+    _check_norms(model, skip)
     # In the network's order, on which the random weights depend.
     convs = dict.fromkeys(getattr(parent, child) for parent, child, _ in places)
     deep = {conv: _make_deep(conv, norm_cfg) for conv in convs}
@@ -90,17 +92,23 @@ def add_series_activation(
         inplace: Whether to change ``model`` itself instead of a copy.
 
     Returns:
-        The network. ReLUs that are not called, or on vectors or maps of 1x1, stay.
+        The network. Other activations stay, and ReLUs that are not called in eval mode, or on
+        vectors or maps of 1x1.
 
     Raises:
         UsageError: if the network cannot be run so, or calls no ReLU module on feature maps; naming
-            a ReLU among frozen layers, or one whose calls cannot be told from each other.
+            a ReLU among frozen layers, or one whose calls cannot be told from each other; if the
+            network keeps its norms in eval mode (``norm_eval=True``, mmdet's default for ResNet).
     """
     model = model if inplace else copy_network(model)
     skip = _names(model, skip)
     channels = _channels_of_calls(model, skip, input_shape)
     if not channels:
-        raise UsageError(f'{type(model).__name__} calls no nn.ReLU on feature maps.')
+        raise UsageError(
+            f'{type(model).__name__} calls no nn.ReLU on feature maps (any more): other modules, '
+            'and functions, are not replaced.'
+        )
+    _check_norms(model, skip)
     for parent, child, name in list(_places(model, nn.ReLU, skip)):
         if name in channels:
             like = next(model.parameters())
@@ -138,8 +146,7 @@ def with_techniques(
         The network itself, with the names and attributes that it has without the techniques.
 
     Raises:
-        UsageError: if the network keeps its norms in eval mode (``norm_eval=True``, mmdet's default
-            for ResNet), or as ``add_deep_training`` and ``add_series_activation`` do.
+        UsageError: as ``add_deep_training`` and ``add_series_activation`` do.
 
     Example:
         >>> backbone = dict(
@@ -147,11 +154,6 @@ def with_techniques(
         ... )
     """
     model = MODELS.build(network)
-    if getattr(model, 'norm_eval', False) and not deploy:
-        raise UsageError(
-            f'{type(model).__name__} has norm_eval=True, so that the norms which the techniques '
-            'bring would never have statistics: set norm_eval=False in its config.'
-        )
     if deep_training:
         add_deep_training(model, norm_cfg, skip, inplace=True)
     if act_num is not None:
@@ -183,14 +185,13 @@ class _ChannelsOfCalls(nn.Module):
     def __init__(self, parent: nn.Module) -> None:
         super().__init__()
         self.turn = -1  # until its parent is called
-        self.channels: Dict[int, Optional[int]] = {}
+        # By call; None stands for what is no feature map.
+        self.channels: Dict[int, Set[Optional[int]]] = {}
         _start_turns_with(parent)
 
     def forward(self, x: Tensor) -> Tensor:
         found = x.shape[1] if x.dim() == 4 and x.shape[2:].numel() > 1 else None
-        if self.channels.setdefault(self.turn, found) != found:
-            found = None
-        self.channels[self.turn] = found
+        self.channels.setdefault(self.turn, set()).add(found)
         self.turn += 1
         return x
 
@@ -210,7 +211,7 @@ def _channels_of_calls(
     model: nn.Module, skip: Set[str], input_shape: Sequence[int]
 ) -> Dict[str, List[int]]:
     """For each ReLU on feature maps, by its name, the channels of its calls in their order."""
-    probe = copy.deepcopy(model).to('meta', torch.float32)
+    probe = copy_network(model).to('meta', torch.float32)
     probe.eval()
     places = list(_places(probe, nn.ReLU, skip))
     for parent, child, _ in places:
@@ -221,22 +222,24 @@ def _channels_of_calls(
     except Exception as error:
         raise UsageError(
             f'{type(model).__name__} cannot be run on an image of {tuple(input_shape)}, to see the '
-            f'channels of its activations: {error}'
+            f'channels of its activations (if it takes others, give input_shape): {error}'
         ) from error
     found = {}
     for parent, child, name in places:
         channels = getattr(parent, child).channels
-        if channels and all(channels.values()):
+        if set().union(*channels.values()) - {None}:  # some call is on feature maps
             _check_relu(parent, channels, name)
-            found[name] = list(channels.values())
+            found[name] = [one for (one,) in channels.values()]
     return found
 
 
-def _check_relu(parent: nn.Module, channels: Dict[int, Optional[int]], name: str) -> None:
+def _check_relu(parent: nn.Module, channels: Dict[int, Set[Optional[int]]], name: str) -> None:
     """Refuses a ReLU that series activations cannot replace."""
     parameters = list(parent.parameters())
     if parameters and not any(p.requires_grad for p in parameters):
         why = 'among frozen layers (frozen_stages), where a series activation would stay random'
+    elif {None} in channels.values() or any(len(each) > 1 for each in channels.values()):
+        why = 'called on feature maps of other channels each time, or on something else too'
     elif len(channels) > 1 and -1 in channels:
         why = f'called several times, but not by the {type(parent).__name__} that holds it'
     elif len(channels) > 1 and getattr(parent, 'with_cp', False):
@@ -244,6 +247,16 @@ def _check_relu(parent: nn.Module, channels: Dict[int, Optional[int]], name: str
     else:
         return
     raise UsageError(f"{name} is {why}: change that, or leave it a ReLU with skip=('{name}',).")
+
+
+def _check_norms(model: nn.Module, skip: Set[str]) -> None:
+    """Refuses a network whose norms, those that the techniques bring too, stay in eval mode."""
+    for name, module in model.named_modules():
+        if name not in skip and getattr(module, 'norm_eval', False):
+            raise UsageError(
+                f'{type(module).__name__} has norm_eval=True, so that the norms which the '
+                'techniques bring would never have statistics: set norm_eval=False.'
+            )
 
 
 def _check_conv(model: nn.Module, parent: nn.Module, child: str, name: str) -> None:
