@@ -57,7 +57,7 @@ figure2: $(FIGURE2)/vanillanet-9/epoch_9_deploy.pth $(FIGURE2)/resnet-50/epoch_3
 		--network configs/ablations/resnet-50_digits.py $(word 2,$^) --layer backbone.layer3
 
 $(FIGURE2)/%: | env $(CLUTTERED)
-	@$(PY) tools/train.py configs/ablations/$(*D)_digits.py --work-dir $(@D)
+	@$(PY) tools/train.py configs/ablations/$(*D)_digits.py --work-dir $(@D) --resume
 
 $(CLUTTERED): $(wildcard tools/dataset_converters/digits_to_*.py) | env
 	@rm -rf data/digits_cluttered

@@ -130,6 +130,7 @@ def test_random_weights_without_data(run_tool, tmp_path, digits):
     plt.rcParams['svg.fonttype'] = 'none'  # words as words
     config = 'configs/imagenet/vanillanet-5_8xb128_in1k.py'
     run_tool(FIGURE2, '--network', config, '--images', image, image, '--out', out)
+    assert 'random weights' in out.read_text()
     classes = re.findall(r'>([A-Za-z \'-]{3,}), 0.00<', out.read_text())  # of ImageNet
     assert len(classes) == 2 and classes[0] == classes[1]
 
@@ -170,7 +171,7 @@ def test_layers_in_the_docs_exist():
     """Those of the full-scale command, and of make figure2."""
     texts = [(ROOT / path).read_text() for path in ('docs/reproduction.md', 'Makefile')]
     pairs = re.findall(r'--network (configs/\S+) (?:\S+|\$\(.*?\)) --layer (\S+)', ''.join(texts))
-    assert len(pairs) == 4
+    assert len(pairs) == 6
     init_default_scope('mmpretrain')
     for config, layer in pairs:
         MODELS.build(Config.fromfile(ROOT / config).model).get_submodule(layer)

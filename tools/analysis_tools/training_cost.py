@@ -97,6 +97,11 @@ def measure(cfg: Config, args: argparse.Namespace, device: str) -> Dict[str, flo
     )
 
 
+def write_hours(hours: float) -> str:
+    """Three digits, and no exponent."""
+    return f'{float(f"{hours:.3g}"):.10g}'
+
+
 def main() -> None:
     args = parse_args()
     MMLogger.get_instance('training_cost', log_level='ERROR')  # the models' own notices
@@ -121,9 +126,9 @@ def main() -> None:
         images = (args.images or count_images(cfg)) * epochs
         hours = images / found['images_per_second'] / args.gpus / 3600
         row = [path, epochs, f'{found["gflop"]:.1f}', f'{found["images_per_second"]:.3g}']
-        row.append(f'{hours:.3g}')
+        row.append(write_hours(hours))
         if args.tflops:
-            row.append(f'{images * found["gflop"] / 1e3 / args.tflops / args.gpus / 3600:.3g}')
+            row.append(write_hours(images * found['gflop'] / 1e3 / args.tflops / args.gpus / 3600))
         print(f'| {" | ".join(map(str, row))} |', flush=True)
 
 

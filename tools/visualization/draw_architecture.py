@@ -11,6 +11,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from mmengine.config import DictAction
+from mmengine.logging import MMLogger
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
@@ -123,6 +124,7 @@ def draw(layers: List[Layer], title: str, classes: int, path: Path) -> None:
 
 def main() -> None:
     args = parse_args()
+    MMLogger.get_instance('draw_architecture', log_level='ERROR')  # the models' own notices
     cfg = launch.read_config(args.config)
     cfg.merge_from_dict(args.cfg_options or {})
     model = cfg.get('model') or {}

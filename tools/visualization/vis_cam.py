@@ -15,6 +15,7 @@ import torch
 from matplotlib.figure import Figure
 from mmengine.config import Config
 from mmengine.dataset import Compose, default_collate
+from mmengine.logging import MMLogger
 from mmengine.registry import TRANSFORMS
 from mmpretrain.registry import DATASETS
 from pytorch_grad_cam import GradCAMPlusPlus
@@ -83,7 +84,8 @@ class Network(nn.Module):
         super().__init__()
         self.config = config
         self.cfg = launch.read_config(config)
-        self.name = '\n'.join(Path(path).stem for path in (config, checkpoint) if path)
+        weights = Path(checkpoint).stem if checkpoint else 'random weights'
+        self.name = f'{Path(config).stem}\n{weights}'
         self.classifier = launch.build_model(self.cfg)
         if not hasattr(self.classifier, 'extract_feat') or not hasattr(self.classifier, 'head'):
             raise UsageError(f'{config} is not of a classifier: give one that is.')
@@ -205,6 +207,7 @@ def class_names(cfg: Config) -> Dict[int, str]:
 
 def main() -> None:
     args = parse_args()
+    MMLogger.get_instance('vis_cam', log_level='ERROR')  # the models' own notices
     torch.manual_seed(args.seed)
     networks = [
         Network(*network, layer=layer)
