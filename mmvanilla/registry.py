@@ -22,7 +22,7 @@ METRICS = Registry('metric', parent=root.METRICS, locations=['mmvanilla.evaluati
 
 
 def register(registry: Registry) -> Callable[[type], type]:
-    """Class decorator: registers in ``registry`` and in mmengine's root registry above it."""
+    """Decorator of a class or function: registers it in ``registry`` and in mmengine's root registry above it."""
 
     def decorator(cls: type) -> type:
         for each in (registry.parent, registry):

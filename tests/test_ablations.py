@@ -155,6 +155,12 @@ def test_verdicts():
     ]
 
 
+@pytest.mark.filterwarnings('error')
+def test_verdict_without_deviation():
+    (line,) = evidence.compare({'a': [50.0, 50.0], 'b': [60.0, 60.0]}, PAPER)
+    assert line[2:] == (10, 'not decided (p = nan)')
+
+
 def test_report_and_picture(tmp_path):
     found = {config: [60.0 + i, 61.0 + i, 62.5 + i] for i, config in enumerate(CONFIGS)}
     text = evidence.report(ROWS, found)
@@ -189,12 +195,10 @@ def test_runs_and_goes_on(run_tool, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(evidence, 'ITERS_PER_EPOCH', 1)
     monkeypatch.setattr(evidence, 'WORK_DIR', tmp_path / 'runs')
     configs = [CONFIGS[0], ROWS[5]['config']]
-    left = tmp_path / f'runs/{evidence.Path(configs[0]).stem}_0.left'  # by a kill
-    (left / '20260101_000000/vis_data').mkdir(parents=True)
+    left = tmp_path / f'runs/{evidence.Path(configs[0]).stem}_0/20260101_000000/vis_data'
+    left.mkdir(parents=True)
+    (left / 'scalars.json').touch()  # by a run that was killed
     found = evidence.train_all(configs, 1, 2)
-    assert sorted(path.name for path in (tmp_path / 'runs').iterdir()) == sorted(
-        f'{evidence.Path(config).stem}_0' for config in configs
-    )
     for config in configs:
         folder = tmp_path / f'runs/{evidence.Path(config).stem}_0'
         assert json.loads((folder / 'results.json').read_text())['top1'] == found[config][0]

@@ -340,6 +340,7 @@ def test_norms_that_never_learn_are_refused_in_any_part(function):
     model = nn.Sequential(MODELS.build(dict(type='mmdet.ResNet', depth=18)))
     with pytest.raises(UsageError, match='ResNet has norm_eval=True.*set norm_eval=False'):
         function(model)
+    function(nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU(), nn.Sequential(model)), skip='2')
 
 
 def test_traced():

@@ -42,6 +42,13 @@ def test_architecture(arch, run_tool, tmp_path, monkeypatch):
     assert stem in words
 
 
+def test_architecture_with_shortcuts(run_tool, tmp_path):
+    plt.rcParams['svg.fonttype'] = 'none'  # words as words
+    config = 'configs/ablations/vanillanet-6_shortcut-after-act_8xb128_in1k.py'
+    run_tool(FIGURE1, config, '--out', tmp_path / 'a.svg')
+    assert (tmp_path / 'a.svg').read_text().count('shortcut after_act') == 4
+
+
 def test_architecture_of_something_else(monkeypatch, tmp_path):
     options = ['--out', tmp_path / 'a.png']
     message = fail('visualization/draw_architecture', RESNET, *options, monkeypatch=monkeypatch)

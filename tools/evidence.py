@@ -16,6 +16,7 @@ import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from itertools import pairwise
+from math import nan
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Dict, List, Sequence, Tuple
@@ -117,10 +118,8 @@ def train(folder: Path, text: str) -> float:
         found = json.loads(results.read_text())
         if found.get('run') == run:
             return found['top1']
-    # In a folder of its own: a run that a kill left behind may still be writing into another.
+    # In a folder of its own: another command, or a run that a kill left, may be at the same one.
     folder.parent.mkdir(parents=True, exist_ok=True)
-    for left in folder.parent.glob(f'{folder.name}.*'):
-        shutil.rmtree(left, ignore_errors=True)
     temporary = Path(tempfile.mkdtemp(prefix=f'{folder.name}.', dir=folder.parent))
     path, log = temporary / 'config.py', temporary / 'log.txt'
     path.write_text(text)
@@ -176,7 +175,8 @@ def compare(rows: Rows, paper: Dict[str, float]) -> List[Tuple[str, float, float
     compared = []
     for better, worse in pairwise(ranked):
         here = mean(rows[better]) - mean(rows[worse])
-        p = ttest_ind(rows[better], rows[worse], equal_var=False).pvalue
+        varies = len(set(rows[better])) > 1 or len(set(rows[worse])) > 1  # else there is no test
+        p = ttest_ind(rows[better], rows[worse], equal_var=False).pvalue if varies else nan
         verdict = 'not decided' if not p < 0.05 else 'reproduced' if here > 0 else 'reversed'
         verdict += f' (p = {p:.2g})'
         compared.append((f'{better} > {worse}', paper[better] - paper[worse], here, verdict))

@@ -82,6 +82,7 @@ def add_series_activation(
 
     The network is run once, without arithmetic, to see how many channels each has. A ReLU module
     that is called several times, as in the blocks of ResNet, becomes as many series activations.
+    The network must use what its ReLUs return, also those that work in place.
 
     Args:
         model: Any module that is called with a batch of images.
@@ -252,7 +253,8 @@ def _check_relu(parent: nn.Module, channels: Dict[int, Set[Optional[int]]], name
 def _check_norms(model: nn.Module, skip: Set[str]) -> None:
     """Refuses a network whose norms, those that the techniques bring too, stay in eval mode."""
     for name, module in model.named_modules():
-        if name not in skip and getattr(module, 'norm_eval', False):
+        skipped = any(f'{name}.'.startswith(f'{other}.') for other in skip)
+        if getattr(module, 'norm_eval', False) and not skipped:
             raise UsageError(
                 f'{type(module).__name__} has norm_eval=True, so that the norms which the '
                 'techniques bring would never have statistics: set norm_eval=False.'

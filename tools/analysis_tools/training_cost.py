@@ -118,7 +118,8 @@ def main() -> None:
         f'images, medians of {args.rounds}\n'
     )
     head = [cell.format(gpus=f'{args.gpus} of these') for cell in HEAD]
-    head += [f'hours on {args.gpus} of {args.tflops:g} Tflop/s'] * bool(args.tflops)
+    if args.tflops:
+        head.append(f'hours on {args.gpus} of {args.tflops:g} Tflop/s')
     print(f'| {" | ".join(head)} |\n|{" --- |" * len(head)}')
     for path, cfg in configs.items():
         found = measure(cfg, args, device)

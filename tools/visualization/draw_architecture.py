@@ -12,12 +12,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from mmengine.config import DictAction
 from mmengine.logging import MMLogger
-from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
 from mmvanilla import UsageError, VanillaNet
 from mmvanilla.engine import launch
 from mmvanilla.engine.figures import figure_file, write_figure
+from mmvanilla.models.vanilla_block import ShortcutBlock
 
 COLOURS = ('C7', 'C0', 'C2', 'C1', 'C3')  # of the image, then by stage
 HEIGHT = 0.55  # of a map of one pixel; heights grow with the square root
@@ -57,7 +57,10 @@ def describe(block: nn.Module) -> str:
         lines.append(f'max pool /{block.pool.kernel_size}')
     elif isinstance(block.pool, nn.AdaptiveMaxPool2d):
         lines.append(f'max pool to {block.pool.output_size}')
-    return '\n'.join([*lines, f'series act. {block.act.conv.padding[0]}'])
+    lines.append(f'series act. {block.act.conv.padding[0]}')
+    if isinstance(block, ShortcutBlock):
+        lines.append(f'shortcut {block.place}')
+    return '\n'.join(lines)
 
 
 def list_layers(backbone: VanillaNet, side: int) -> List[Layer]:
@@ -133,9 +136,8 @@ def main() -> None:
         raise UsageError(
             f'{args.config} is not of a classifier with a VanillaNet: give one that is.'
         )
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
     with torch.device('meta'):  # shapes are enough
-        model = MODELS.build(cfg.model)
+        model = launch.build_model(cfg)
     layers = list_layers(model.backbone, args.shape)
     # The classifier is a layer too.
     title = f'VanillaNet of {len(layers)} layers'
