@@ -22,7 +22,7 @@ METRICS = Registry('metric', parent=root.METRICS, locations=['mmvanilla.evaluati
 
 
 def register(registry: Registry) -> Callable[[type], type]:
-    """Decorator of a class or function: registers it in ``registry`` and in mmengine's root registry above it."""
+    """Decorator of a class or function: registers it in ``registry`` and in mmengine's above."""
 
     def decorator(cls: type) -> type:
         for each in (registry.parent, registry):
