@@ -1,6 +1,7 @@
 """Deep training and series activation on networks of other packages (Table 2)."""
 
 import copy
+import pickle
 
 import mmcv.cnn
 import pytest
@@ -181,9 +182,9 @@ def test_copy_leaves_the_network():
     assert torch.equal(plain(IMAGES)[-1], expected)
     assert (count(plain, DeepConv), count(model, DeepConv)) == (0, 20)
     model.eval()
-    other = copy.deepcopy(model)
-    assert torch.equal(other(IMAGES)[-1], model(IMAGES)[-1])
-    assert other.layer1[0].relu.turn == 2
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(other(IMAGES)[-1], model(IMAGES)[-1])
+        assert other.layer1[0].relu.turn == 2
 
 
 def test_seed_gives_the_weights():

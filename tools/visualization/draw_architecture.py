@@ -59,7 +59,7 @@ def describe(block: nn.Module) -> str:
         lines.append(f'max pool to {block.pool.output_size}')
     lines.append(f'series act. {block.act.conv.padding[0]}')
     if isinstance(block, ShortcutBlock):
-        lines.append(f'shortcut {block.place}')
+        lines += ['shortcut', block.place]
     return '\n'.join(lines)
 
 
