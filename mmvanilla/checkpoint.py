@@ -10,6 +10,7 @@ import pickle
 import re
 import zipfile
 from argparse import Namespace
+from collections import OrderedDict
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Dict, Iterator, Mapping, Optional, Union
@@ -99,18 +100,21 @@ def load_checkpoint(
 
 
 def get_state_dict(checkpoint: Mapping[str, Any]) -> Dict[str, Tensor]:
-    """The weights inside a checkpoint of mmengine, or of the authors (EMA weights first)."""
+    """The weights inside a checkpoint of mmengine, or of the authors (EMA weights first).
+
+    Their keys come without what DDP and compiled networks put into them.
+    """
     for key in ('state_dict', 'model_ema', 'model'):
         if isinstance(checkpoint.get(key), Mapping):
             checkpoint = checkpoint[key]
             break
-    return {key.removeprefix('module.'): value for key, value in checkpoint.items()}
-
-
-def fill_state_dict(checkpoint: Dict[str, Any]) -> None:
-    """Gives bare weights and the authors' files the entry that mmengine's EMA hooks read."""
-    if 'state_dict' not in checkpoint:
-        checkpoint['state_dict'] = get_state_dict(checkpoint)
+    weights = OrderedDict(
+        (key.replace('_orig_mod.', '').removeprefix('module.'), value)
+        for key, value in checkpoint.items()
+    )
+    if hasattr(checkpoint, '_metadata'):  # by which modules know weights of their older versions
+        weights._metadata = checkpoint._metadata
+    return weights
 
 
 def is_resumable(checkpoint: Mapping[str, Any]) -> bool:

@@ -33,8 +33,9 @@ def randomize(model, seed=0):
             if module.bias is not None:
                 module.bias.data.normal_(0, 0.1, generator=generator)
         elif isinstance(module, _BatchNorm):
-            module.weight.data.uniform_(0.5, 1.5, generator=generator)
-            module.bias.data.normal_(0, 0.3, generator=generator)
+            if module.affine:
+                module.weight.data.uniform_(0.5, 1.5, generator=generator)
+                module.bias.data.normal_(0, 0.3, generator=generator)
             module.running_mean.normal_(0, 0.3, generator=generator)
             module.running_var.uniform_(0.5, 2.0, generator=generator)
     return model

@@ -3,7 +3,7 @@ import torch
 from conftest import randomize
 from torch import nn
 
-from mmvanilla.models.folding import conv_like, fuse_conv_bn, merge_convs
+from mmvanilla.models.folding import fuse_conv_bn, merge_convs, put_conv
 
 
 @pytest.mark.parametrize('affine', [True, False])
@@ -16,14 +16,14 @@ def test_fuse_conv_bn(affine, bias, groups):
     bn.running_var.uniform_(0.5, 2)
     if affine:
         randomize(bn)
-    weight, fused_bias = fuse_conv_bn(conv.weight, conv.bias, bn)
+    weight, fused_bias = fuse_conv_bn(conv.weight, conv.bias, bn.state_dict(), bn.eps)
     x = torch.randn(2, 6, 7, 7, dtype=torch.float64)
     fused = nn.functional.conv2d(x, weight, fused_bias, padding=1, groups=groups)
     torch.testing.assert_close(fused, bn(conv(x)), rtol=1e-12, atol=1e-12)
 
 
 def test_fuse_conv_bn_computes_in_float64():
-    weight, bias = fuse_conv_bn(torch.randn(4, 3, 1, 1), None, nn.BatchNorm2d(4))
+    weight, bias = fuse_conv_bn(torch.randn(4, 3, 1, 1), None, nn.BatchNorm2d(4).state_dict(), 1e-5)
     assert weight.dtype == bias.dtype == torch.float64
 
 
@@ -41,11 +41,12 @@ def test_merge_convs(kernel, stride, padding, dilation, groups):
     torch.testing.assert_close(merged, second(first(x)), rtol=1e-12, atol=1e-12)
 
 
-def test_conv_like_allocates_contiguous_weights():
-    conv = nn.Conv2d(6, 4, 1)
+def test_folded_weights_are_contiguous():
     odd = torch.randn(6, 8, dtype=torch.float64).t().view(8, 6, 1, 1)
     assert odd.stride() != torch.empty(8, 6, 1, 1).stride()
-    fused = conv_like(conv, odd, torch.zeros(8))
-    assert fused.weight.stride() == torch.empty(8, 6, 1, 1).stride()
-    assert fused.weight.dtype == torch.float32
-    torch.testing.assert_close(fused.weight.double(), odd, rtol=1e-6, atol=1e-6)
+    weights = {}
+    put_conv(weights, 'a.', odd, torch.zeros(8), torch.float32)
+    weight = weights['a.conv.weight']
+    assert weight.stride() == torch.empty(8, 6, 1, 1).stride()
+    assert weight.dtype == weights['a.conv.bias'].dtype == torch.float32
+    torch.testing.assert_close(weight.double(), odd, rtol=1e-6, atol=1e-6)

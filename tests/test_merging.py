@@ -19,7 +19,7 @@ from mmvanilla.checkpoint import load_checkpoint
 from mmvanilla.engine import merging
 from mmvanilla.engine.merging import ema_hooks
 from mmvanilla.models import DeepConv
-from mmvanilla.models.reparameterize import deep_convs, form_of
+from mmvanilla.models.reparameterize import deep_convs
 
 X = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 OPTIMIZERS = {
@@ -121,7 +121,8 @@ def test_nothing_is_lost(optimizer, paramwise, ema, monkeypatch, tmp_path):
     assert record.train == [{0.0}] * 2 + [{0.5}] * 2 + [{1.0}] * 4
     saved = [load_checkpoint(tmp_path / f'epoch_{epoch}.pth') for epoch in (2, 3)]
     assert [checkpoint['meta']['form'] for checkpoint in saved] == ['deep', 'merged']
-    assert [form_of(runner.model, c['state_dict']) for c in saved] == ['deep', 'merged']
+    keys = [c['state_dict'].keys() for c in saved]
+    assert ['backbone.stem.conv.conv1.weight' in each for each in keys] == [True, False]
     assert load_checkpoint(tmp_path / 'epoch_4_deploy.pth')['meta']['form'] == 'deploy'
 
 

@@ -15,6 +15,7 @@ from test_tools import fail
 
 from mmvanilla import UsageError, merge_deep_convs, switch_to_deploy
 from mmvanilla.engine import launch
+from mmvanilla.models.foldable import named_foldables
 
 CONFIG = 'configs/imagenet/vanillanet-6_8xb128_in1k.py'
 CONVERTER = 'tools/model_converters/official_to_mmvanilla.py'
@@ -127,7 +128,7 @@ def test_converter_errors(fixture, tmp_path, monkeypatch):
         weights = {k: v for k, v in fixture['state_dict'].items() if not k.startswith(layer)}
         torch.save(dict(model=weights), tmp_path / 'cut.pth')
         message = fail(tool, tmp_path / 'cut.pth', dst, *args, monkeypatch=monkeypatch)
-        assert 'cut.pth is not whole: missing: ' in message
+        assert 'cut.pth does not fit Classifier: missing: ' in message
     for where in (tmp_path, tmp_path / 'plain.pth'):
         message = fail(tool, tmp_path / 'plain.pth', where, monkeypatch=monkeypatch)
         assert f'{where} would be overwritten: name a new file.' in message
@@ -143,11 +144,13 @@ def test_another_series_number_is_one_sentence(official, options, tmp_path, monk
     assert 'build it with act_num=3' in message
 
 
-def test_training_form_into_a_deploy_config(official, options, tmp_path, monkeypatch):
-    deploy = ['model.backbone.deploy=True', 'model.head.deploy=True']
-    args = ['--work-dir', tmp_path, '--cfg-options', *options, *deploy]
-    message = fail('test', ROOT / CONFIG, official, *args, monkeypatch=monkeypatch)
-    assert 'it is in training form, and the network in deploy form' in message
+@pytest.mark.parametrize('form', ['merged', 'deploy'])
+def test_get_model_in_another_form(form, official, fixture, options):
+    cfg = make_cfg(options, **{f'model.{part}.{form}': True for part in ('backbone', 'head')})
+    model = mmpretrain.get_model(cfg, pretrained=str(official)).eval()
+    assert {layer.form for _, layer in named_foldables(model.backbone)} == {form}
+    with torch.no_grad():
+        assert relative_error(model(fixture['input']), fixture['logits']['1.0']) < 1e-5
 
 
 def test_get_model_and_inferencer(official, fixture, options):
@@ -165,7 +168,6 @@ def test_get_model_and_inferencer(official, fixture, options):
         ({'model.backbone.act_num': 4}, r'series number is 3 \(7x7 kernels\)'),
         ({'model.backbone.arch': '7'}, 'missing: blocks.4'),
         ({'model.backbone.widen_factor': 1 / 32}, 'of another shape'),
-        ({'model.backbone.deploy': True, 'model.head.deploy': True}, 'in training form'),
     ],
 )
 def test_classifier_refuses_what_does_not_fit(change, message, official, options):

@@ -60,7 +60,11 @@ def narrow_configs(table5, digits):
     ('config', 'file', 'message'),
     [
         ('retinanet_swin_t', 'epoch_3.pth', 'its series number is 4'),
-        ('mask_rcnn_vanillanet13', 'epoch_3_deploy.pth', 'is of another model'),
+        (
+            'mask_rcnn_vanillanet13',
+            'epoch_3_deploy.pth',
+            'deploy.pth does not fit MaskRCNN: missing: ',
+        ),
         ('retinanet_vanillanet13', 'none.pth', 'none.pth does not exist'),
     ],
 )

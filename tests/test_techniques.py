@@ -358,14 +358,13 @@ def test_device_and_dtype_are_kept():
 
 
 @pytest.mark.parametrize('techniques', TECHNIQUES, ids=TECHNIQUES)
-def test_form_of_weights(techniques):
+def test_form(techniques):
     deep, act_num = TECHNIQUES[techniques].values()
     model = build('ResNet-18', deep_training=deep, act_num=act_num)
     networks = (model, merge_deep_convs(model), switch_to_deploy(model))
     expected = {
-        'deep training': ['deep', 'deploy', 'deploy'],  # its last two forms are the same
-        'series activation': [None, None, 'deploy'],
+        'deep training': ['deep', 'merged', 'merged'],  # its last two forms are the same
+        'series activation': [None, None, None],
         'both': ['deep', 'merged', 'deploy'],
     }[techniques]
-    for other in networks:
-        assert [form_of(other, network.state_dict()) for network in networks] == expected
+    assert [form_of(network) for network in networks] == expected

@@ -19,7 +19,7 @@ from test_checkpoint import Payload
 
 from mmvanilla import VanillaNet
 from mmvanilla.checkpoint import load_checkpoint
-from mmvanilla.models.reparameterize import merge_weights
+from mmvanilla.models.foldable import match
 
 
 def logged(work_dir, key):
@@ -135,7 +135,7 @@ def test_evaluation_in_every_form(trained, digits, run_tool, tmp_path):
     """A train-form checkpoint, merged, fused on the way, and the fused file give one AP."""
     backbone = VanillaNet('13', widen_factor=1 / 64, act_num=4, merged=True)
     weights = load_checkpoint(trained / 'epoch_3.pth')['state_dict']
-    merged = merge_weights(torch.nn.ModuleDict(dict(backbone=backbone)), weights)
+    merged, _ = match(torch.nn.ModuleDict(dict(backbone=backbone)), weights)
     assert len(merged) < len(weights)
     torch.save(dict(state_dict=merged), tmp_path / 'merged.pth')
     runs = {

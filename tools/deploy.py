@@ -13,11 +13,10 @@ from mmengine.registry import MODELS, init_default_scope
 from mmvanilla import switch_to_deploy
 from mmvanilla.checkpoint import load_checkpoint, replace_when_whole
 from mmvanilla.engine import launch
-from mmvanilla.engine.evaluate import load_weights
 from mmvanilla.engine.fused_checkpoint import inference_config, save_fused
 from mmvanilla.engine.onnx_export import BATCHES, SIZES, check_exportable, export_onnx
 from mmvanilla.errors import UsageError
-from mmvanilla.models.pretrained import read_state_dict
+from mmvanilla.models.loading import load_weights, read_state_dict
 from mmvanilla.models.reparameterize import check_fused
 
 
@@ -60,7 +59,7 @@ def main() -> None:
     network = MODELS.build(cfg.model)
     if args.onnx:
         check_exportable(network)
-    load_weights(network, read_state_dict(args.checkpoint), args.checkpoint, deploy=False)
+    load_weights(network, read_state_dict(args.checkpoint), args.checkpoint)
     fused = switch_to_deploy(network)
     check_fused(network, fused)
     if args.onnx:

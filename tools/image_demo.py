@@ -16,9 +16,8 @@ from torch import nn
 from mmvanilla.checkpoint import load_checkpoint
 from mmvanilla.engine import launch
 from mmvanilla.engine.config import config_in_checkpoint
-from mmvanilla.engine.evaluate import load_weights
 from mmvanilla.errors import UsageError
-from mmvanilla.models.pretrained import read_state_dict
+from mmvanilla.models.loading import load_weights, read_state_dict
 
 
 def parse_args() -> argparse.Namespace:
@@ -69,7 +68,7 @@ class StrictInferencer(DetInferencer):
     def _load_weights_to_model(
         self, model: nn.Module, checkpoint: Optional[dict], *args: Any
     ) -> None:
-        load_weights(model, read_state_dict(self.weights), self.weights, deploy=False)
+        load_weights(model, read_state_dict(self.weights), self.weights)
         super()._load_weights_to_model(model, checkpoint, *args)
 
 

@@ -10,16 +10,13 @@ from mmengine.hooks import Hook
 from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import Tensor
 
-from ..checkpoint import fill_state_dict
 from ..errors import UsageError
-from ..models.deep_conv import form_in
-from ..models.pretrained import list_mismatches, pretrained_cfgs
+from ..models.foldable import match, named_foldables
+from ..models.loading import name_weights, pretrained_cfgs
 from ..models.reparameterize import (
     check_fused,
     deep_convs,
     form_of,
-    merge_weights,
-    named_deep_convs,
     set_deep_training_lambda,
     switch_to_deploy,
     unwrap,
@@ -87,19 +84,18 @@ class DeepTrainingHook(Hook):
         self.by_epoch = by_epoch
         self.merge = merge
         self.weights_loaded = False
+        self.resumed_merged = False
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         self.weights_loaded = not runner._resume
-        fill_state_dict(checkpoint)
+        name_weights(checkpoint)
         model, weights = unwrap(runner.model), checkpoint['state_dict']
         if runner._resume:
             self._take_form(runner, weights)  # before weights, momenta and averages are loaded
         # Fine-tuning to other classes: mmpretrain's EMA hook would refuse the averaged copy, which
         # the state dict holds too.
-        elif 'ema_state_dict' in checkpoint:
-            own = model.state_dict()
-            if list_mismatches(merge_weights(model, weights), own)['of another shape']:
-                del checkpoint['ema_state_dict']
+        elif 'ema_state_dict' in checkpoint and match(model, weights)[1]['of another shape']:
+            del checkpoint['ema_state_dict']
 
     def before_train(self, runner: Runner) -> None:
         if self.by_epoch and isinstance(runner.train_loop, IterBasedTrainLoop):
@@ -112,9 +108,10 @@ class DeepTrainingHook(Hook):
                 'DeepTrainingHook found no deep convolution in the model: remove the hook, or set '
                 f'{self.length_name}=0 to have it fuse the network alone.'
             )
+        self._follow_loaded_forms(runner)
         if self.merge:
             check_run(runner)
-        if self._lambda(runner) < 1 and not any(conv.is_deep for conv in deep_convs(runner.model)):
+        if self._lambda(runner) < 1 and not all(conv.is_deep for conv in deep_convs(runner.model)):
             raise UsageError(
                 f'{self.length_name}={self.length} anneals λ, and the network is merged already: '
                 f'set {self.length_name}=0, or build the network without merged=True.'
@@ -130,11 +127,17 @@ class DeepTrainingHook(Hook):
                 'written. '
                 f'To have one, set {self.length_name} to at most {steps - 1}.'
             )
-        if self._lambda(runner) < 1 and (self.weights_loaded or _is_pretrained(runner.model)):
+        now = self._lambda(runner)
+        loaded = {conv.lambda_ for conv in deep_convs(runner.model)} - {now}
+        if loaded and (self.weights_loaded or _is_pretrained(runner.model)):
+            mend = (
+                f'To fine-tune at λ = 1, set {self.length_name}=0.'
+                if now < 1
+                else 'To keep what it computes, train it to λ = 1 first, by resuming its own run.'
+            )
             runner.logger.warning(
-                f'Weights were loaded, and training starts at λ = {self._lambda(runner):g}: the '
-                'network computes something else than the loaded one, until λ is 1 again. To '
-                f'fine-tune at λ = 1, set {self.length_name}=0.'
+                f'Weights were loaded at λ = {min(loaded):g}, and training starts at λ = {now:g}: '
+                f'the network computes something else than the loaded one. {mend}'
             )
 
     def before_train_epoch(self, runner: Runner) -> None:
@@ -147,7 +150,7 @@ class DeepTrainingHook(Hook):
         runner.message_hub.update_scalar('train/lambda', self._lambda(runner))
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        checkpoint['meta']['form'] = form_of(unwrap(runner.model), checkpoint['state_dict'])
+        checkpoint['meta']['form'] = form_of(unwrap(runner.model))
 
     @master_only
     def after_train(self, runner: Runner) -> None:
@@ -185,20 +188,43 @@ class DeepTrainingHook(Hook):
         if self.merge and value == 1:
             self._merge(runner)
 
-    def _take_form(self, runner: Runner, state_dict: Dict[str, Tensor]) -> None:
-        """Merges the model of a run that is resumed from a merged checkpoint."""
-        pairs = {  # whether a layer is deep, and its form in the checkpoint
-            (conv.is_deep, form_in(state_dict, prefix))
-            for prefix, conv in named_deep_convs(unwrap(runner.model))
-        }
-        if (False, 'deep') in pairs:
-            raise UsageError(
-                'the checkpoint is of training with two convolutions, and this network is built '
-                'merged, so the optimizer does not fit: resume with the config that it was trained '
-                'with, or start from its weights (load_from).'
+    def _follow_loaded_forms(self, runner: Runner) -> None:
+        """Has optimizer, averaged copies and λ follow the layers that took the form of weights."""
+        layers = dict(named_foldables(unwrap(runner.model)))
+        taken = [prefix for prefix, layer in layers.items() if layer.taken_form == 'merged']
+        for layer in layers.values():
+            if layer.taken_form == 'deploy':
+                layer.check_trainable()
+        if taken:
+            merge_in_run(runner, taken)
+        if (taken or self.resumed_merged) and self._lambda(runner) < 1:
+            runner.logger.warning(
+                'The loaded weights are merged, so that λ stays 1: '
+                f'{self.length_name}={self.length} is not followed.'
             )
-        if pairs & {(True, 'merged'), (True, 'deploy')}:  # without a norm the two are the same
-            self._merge(runner)
+            self.length = 0
+
+    def _take_form(self, runner: Runner, state_dict: Dict[str, Tensor]) -> None:
+        """Merges what is merged in the checkpoint that a run is resumed from."""
+        to_merge = []
+        for prefix, layer in named_foldables(unwrap(runner.model)):
+            its, own = layer.form_in(state_dict, prefix), layer.form
+            if its == 'deploy' != own:
+                raise UsageError(
+                    'the checkpoint holds fused weights, from which no training goes on: resume '
+                    'from an epoch_*.pth that training wrote.'
+                )
+            if its == 'deep' != own:
+                raise UsageError(
+                    'the checkpoint is of training with two convolutions, and this network is '
+                    'built merged, so the optimizer does not fit: resume with the config that it '
+                    'was trained with, or start from its weights (load_from).'
+                )
+            if its == 'merged' != own:
+                to_merge.append(prefix)
+        if to_merge:
+            merge_in_run(runner, to_merge)
+            self.resumed_merged = True
 
     def _merge(self, runner: Runner) -> None:
         if not any(conv.is_deep for conv in deep_convs(runner.model)):

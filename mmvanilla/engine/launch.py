@@ -16,9 +16,9 @@ from mmengine.runner import Runner
 from mmengine.runner import checkpoint as runner_checkpoint
 from torch import nn
 
-from ..checkpoint import fill_state_dict, load_checkpoint
+from ..checkpoint import load_checkpoint
 from ..errors import UsageError
-from ..models.pretrained import pretrained_cfgs
+from ..models.loading import name_weights, pretrained_cfgs
 from ..models.vanillanet import VanillaNet
 from .config import nested_dicts
 
@@ -100,7 +100,7 @@ def use_safe_loading() -> None:
 
     def load(filename: str, map_location: Any = None, **kwargs: Any) -> dict:
         checkpoint = load_checkpoint(filename, map_location)
-        fill_state_dict(checkpoint)
+        name_weights(checkpoint)
         return checkpoint
 
     # onedl-mmengine falls back to unrestricted pickle, and mmengine downloads with it.

@@ -1,7 +1,7 @@
 """Merging the deep convolutions of a network while it trains, with its optimizers and copies."""
 
 import gc
-from typing import Iterable, List
+from typing import Collection, Iterable, List, Optional
 
 from mmengine.dist import all_reduce_params
 from mmengine.hooks import EMAHook
@@ -12,12 +12,12 @@ from mmengine.model import (
 )
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
-from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from ..errors import UsageError
-from ..models.reparameterize import deep_convs, merge_deep_convs, unwrap
+from ..models.foldable import Foldable, named_foldables
+from ..models.reparameterize import unwrap
 
 
 def ema_hooks(runner: Runner) -> List[EMAHook]:
@@ -44,23 +44,40 @@ def check_run(runner: Runner) -> None:
             )
 
 
-def merge_in_run(runner: Runner) -> None:
+def merge_in_run(runner: Runner, prefixes: Optional[Collection[str]] = None) -> None:
     """Brings the model of a run that is at λ = 1 to merged form, and all that belongs to it.
 
     The averaged copies are merged by their own statistics, and the function that each of them and
     the model computes in eval mode stays the same. The merged parameters take the place of the
     first convolutions' in the optimizer: their groups, learning rates and weight decays; they start
     without momenta. Everything else in the optimizer stays as it was.
+
+    Args:
+        runner: The runner.
+        prefixes: What the keys of the deep convolutions to merge begin with, which may be merged
+            already in the model or its copies; all of them by default.
     """
+    check_run(runner)
     network = unwrap(runner.model)
     averaged = [hook.ema_model for hook in ema_hooks(runner)]
-    for model in (network, *averaged):
-        # Every process has statistics of its own images.
-        all_reduce_params((b for conv in deep_convs(model) for b in conv.buffers()), op='mean')
-    _merge_with_optimizers(network, _optimizers(runner))
-    for model in averaged:
-        merge_deep_convs(model, inplace=True)
-        _renew_table(model)
+    convs = []
+    for model in (network, *(each.module for each in averaged)):
+        convs += [
+            (model, conv)
+            for prefix, conv in named_foldables(model)
+            if 'deep' in conv.forms and (prefixes is None or prefix in prefixes)
+        ]
+    for _, conv in convs:
+        conv.check_foldable()
+    # Every process has statistics of its own images.
+    all_reduce_params((b for _, conv in convs if conv.is_deep for b in conv.buffers()), op='mean')
+    for _, conv in convs:
+        conv.fold('merged')
+    _replace_in_optimizers([conv for model, conv in convs if model is network], _optimizers(runner))
+    for _, conv in convs:
+        conv.let_go()
+    for each in averaged:
+        _renew_table(each)
     if is_model_wrapper(runner.model):
         # DDP keeps the parameters of its making; it lets go of them when it is collected.
         runner.model = network
@@ -75,29 +92,18 @@ def _optimizers(runner: Runner) -> List[Optimizer]:
     return [each.optimizer for each in wrappers]
 
 
-def _merge_with_optimizers(network: nn.Module, optimizers: Iterable[Optimizer]) -> None:
-    """Merges ``network`` in place, and replaces the parameters that this makes and takes away."""
-    before = [(conv, dict(conv.named_parameters())) for conv in deep_convs(network) if conv.is_deep]
-    merge_deep_convs(network, inplace=True)
-    replaced, gone = {}, set()  # by identity: tensors are compared element by element
-    for conv, old in before:
-        new = dict(conv.named_parameters())
-        for name, param in old.items():
-            if new.get(name) is not param:
-                gone.add(id(param))
-        for kind in ('weight', 'bias'):
-            replaced[id(old[f'conv1.{kind}'])] = new[f'conv.{kind}']
+def _replace_in_optimizers(convs: Iterable[Foldable], optimizers: Iterable[Optimizer]) -> None:
+    """Gives optimizers the parameters of merged convolutions for those that they still hold."""
+    # By identity: tensors are compared element by element.
+    successors = {id(old): new for conv in convs for old, new in conv.replaced()}
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             for param in group['params']:
-                if id(param) in gone:
+                if id(param) in successors:
                     optimizer.state.pop(param, None)
             # A group may end up empty. It stays: schedulers know groups by their number.
-            group['params'] = [
-                replaced.get(id(param), param)
-                for param in group['params']
-                if id(param) not in gone or id(param) in replaced
-            ]
+            params = [successors.get(id(param), param) for param in group['params']]
+            group['params'] = [param for param in params if param is not None]
             if not any(param in optimizer.state for param in group['params']):
                 group.pop('step', None)  # mmpretrain's Lamb counts the steps of a group
 

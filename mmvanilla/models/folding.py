@@ -4,35 +4,41 @@ Paper section 3.1: equation 2 folds a batch norm into the convolution before it,
 two convolutions of which the second is 1x1.
 """
 
-from typing import Optional, Tuple
+from typing import Dict, Mapping, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 WeightBias = Tuple[Tensor, Tensor]
 
 
-def fuse_conv_bn(weight: Tensor, bias: Optional[Tensor], bn: _BatchNorm) -> WeightBias:
+def fuse_conv_bn(
+    weight: Tensor, bias: Optional[Tensor], norm: Mapping[str, Tensor], eps: float
+) -> WeightBias:
     """Folds a batch norm, in its eval-mode function, into the convolution before it (equation 2).
 
     Args:
         weight: Convolution weight, (C_out, C_in / groups, k, k).
         bias: Convolution bias, (C_out,), or None for zero.
-        bn: The batch norm over C_out channels.
+        norm: State dict of the batch norm over C_out channels; one without statistics is folded
+            already, and changes nothing.
+        eps: Of the batch norm.
 
     Returns:
         Weight and bias in float64, of the same shapes.
     """
-    mean, var = bn.running_mean.double(), bn.running_var.double()
-    scale = (var + bn.eps).rsqrt()  # (C_out,)
-    if bn.weight is not None:
-        scale = scale * bn.weight.double()
-    shift = -mean if bias is None else bias.double() - mean
-    fused_bias = shift * scale
-    if bn.bias is not None:
-        fused_bias = fused_bias + bn.bias.double()
-    return weight.double() * scale.view(-1, 1, 1, 1), fused_bias
+    weight = _double(weight)
+    bias = torch.zeros_like(weight[:, 0, 0, 0]) if bias is None else _double(bias)
+    if 'running_var' not in norm:
+        return weight, bias
+    norm = {name: _double(value) for name, value in norm.items()}
+    scale = (norm['running_var'] + eps).rsqrt()  # (C_out,)
+    if 'weight' in norm:
+        scale = scale * norm['weight']
+    bias = (bias - norm['running_mean']) * scale
+    if 'bias' in norm:
+        bias = bias + norm['bias']
+    return weight * scale.view(-1, 1, 1, 1), bias
 
 
 def merge_convs(first: WeightBias, second: WeightBias, groups: int = 1) -> WeightBias:
@@ -47,8 +53,8 @@ def merge_convs(first: WeightBias, second: WeightBias, groups: int = 1) -> Weigh
     Returns:
         Weight (C_out, C_in / groups, k, k) and bias (C_out,) in float64.
     """
-    weight1, bias1 = (t.double() for t in first)
-    weight2, bias2 = (t.double() for t in second)
+    weight1, bias1 = (_double(t) for t in first)
+    weight2, bias2 = (_double(t) for t in second)
     # (groups, C_out / groups, C_mid / groups)
     matrices = weight2.view(groups, -1, weight2.shape[1])
     weight = matrices @ weight1.view(groups, matrices.shape[2], -1)
@@ -56,15 +62,13 @@ def merge_convs(first: WeightBias, second: WeightBias, groups: int = 1) -> Weigh
     return weight.view(len(weight2), *weight1.shape[1:]), bias.flatten() + bias2
 
 
-def conv_like(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
-    """A convolution that holds ``weight`` and ``bias`` and is like ``conv`` in all else.
-
-    The values are copied into freshly allocated parameters: the products above may have odd
-    strides, which torch would keep, and then quietly run a slower memory format.
+def conv_like(conv: nn.Conv2d, out_channels: int) -> nn.Conv2d:
+    """A convolution with a bias and ``out_channels``, like ``conv`` in all else; its weights, in
+    freshly allocated memory, are to be loaded.
     """
-    fused = type(conv)(
+    other = type(conv)(
         conv.in_channels,
-        len(weight),
+        out_channels,
         conv.kernel_size,
         conv.stride,
         conv.padding,
@@ -74,7 +78,28 @@ def conv_like(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
         device=conv.weight.device,
         dtype=conv.weight.dtype,
     )
-    with torch.no_grad():
-        fused.weight.copy_(weight)
-        fused.bias.copy_(bias)
-    return fused.requires_grad_(conv.weight.requires_grad)
+    return other.requires_grad_(conv.weight.requires_grad).train(conv.training)
+
+
+def take(state_dict: Dict[str, Tensor], prefix: str) -> Dict[str, Tensor]:
+    """Takes the weights whose keys begin with ``prefix`` out of a state dict, without it."""
+    keys = [key for key in state_dict if key.startswith(prefix)]
+    return {key[len(prefix) :]: state_dict.pop(key) for key in keys}
+
+
+def put_conv(
+    state_dict: Dict[str, Tensor], prefix: str, weight: Tensor, bias: Tensor, dtype: torch.dtype
+) -> None:
+    """Puts a folded convolution into a state dict, in a precision and freshly allocated memory.
+
+    The products above may have odd strides, with which torch would quietly run a slower memory
+    format.
+    """
+    for name, value in (('weight', weight), ('bias', bias)):
+        fresh = torch.empty(value.shape, dtype=dtype, device=value.device)
+        state_dict[f'{prefix}conv.{name}'] = fresh.copy_(value)
+
+
+def _double(values: Tensor) -> Tensor:
+    values = values.detach()
+    return (values.cpu() if values.device.type == 'mps' else values).double()  # MPS has no float64

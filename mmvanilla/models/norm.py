@@ -1,5 +1,7 @@
 """Batch norms by config, without mmcv."""
 
+from typing import Tuple
+
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -25,8 +27,19 @@ def build_batch_norm(norm_cfg: dict, num_features: int) -> _BatchNorm:
             f'norm_cfg has type {norm_type!r}, which cannot be folded into a convolution: '
             f'choose one of {", ".join(NORM_LAYERS)}.'
         )
+    if not kwargs.get('track_running_stats', True):
+        raise UsageError(
+            'norm_cfg has track_running_stats=False: a norm folds by its running statistics, leave '
+            'it out.'
+        )
     requires_grad = kwargs.pop('requires_grad', True)
     norm = NORM_LAYERS[norm_type](num_features, **kwargs)
     for param in norm.parameters():
         param.requires_grad = requires_grad
     return norm
+
+
+def describe_batch_norm(norm_cfg: dict) -> Tuple[Tuple[str, ...], float]:
+    """Names of the weights of a batch norm, but for its counter, and its eps, by its config."""
+    norm = build_batch_norm(norm_cfg, 1)
+    return tuple(name for name in norm.state_dict() if name != 'num_batches_tracked'), norm.eps

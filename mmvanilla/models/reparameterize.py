@@ -1,15 +1,14 @@
 """λ, merging and fusing over whole networks: detectors, classifiers, any ``nn.Module``."""
 
 import copy
-from typing import Any, Callable, Dict, Iterator, Mapping, Optional, Tuple
+from typing import Any, Callable, Iterator, Optional
 
 import torch
 from mmengine.model import BaseAveragedModel, is_model_wrapper
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .deep_conv import DeepConv, form_in
-from .series_activation import SeriesActivation
+from .foldable import FORMS, Foldable, named_foldables
 
 
 def set_deep_training_lambda(model: nn.Module, value: float) -> None:
@@ -41,7 +40,7 @@ def merge_deep_convs(model: nn.Module, inplace: bool = False) -> nn.Module:
     """
     model = _checked_network(model, inplace)
     for conv in list(deep_convs(model)):
-        conv.merge()
+        conv.fold('merged')
     return model
 
 
@@ -68,50 +67,15 @@ def switch_to_deploy(model: nn.Module, inplace: bool = False) -> nn.Module:
     return model
 
 
-def deep_convs(model: nn.Module) -> Iterator[DeepConv]:
-    """Every deep convolution inside ``model``."""
-    return (conv for _, conv in named_deep_convs(model))
+def deep_convs(model: nn.Module) -> Iterator[Foldable]:
+    """Every deep convolution inside ``model``, in whatever form it is."""
+    return (layer for _, layer in named_foldables(model) if 'deep' in layer.forms)
 
 
-def named_deep_convs(model: nn.Module) -> Iterator[Tuple[str, DeepConv]]:
-    """Every deep convolution inside ``model``, with what its keys in a state dict begin with."""
-    for name, module in model.named_modules():
-        if isinstance(module, DeepConv):
-            yield f'{name}.', module
-
-
-def merge_weights(model: nn.Module, state_dict: Mapping[str, Tensor]) -> Dict[str, Tensor]:
-    """A copy of a state dict, in the deep form or not, with what ``model`` holds merged merged.
-
-    Args:
-        model: A network whose deep convolutions are in any form.
-        state_dict: Weights of it.
-    """
-    state_dict = dict(state_dict)
-    for prefix, conv in named_deep_convs(model):
-        conv.merge_weights(state_dict, prefix)
-    return state_dict
-
-
-def form_of(model: nn.Module, state_dict: Mapping[str, Tensor]) -> Optional[str]:
-    """The form ('deep', 'merged' or 'deploy') that weights of ``model`` are in.
-
-    None if no layer of ``model``, which may be in any form itself, is among them, or if it has
-    series activations alone, and they are not fused.
-    """
-    forms = (form_in(state_dict, prefix) for prefix, _ in named_deep_convs(model))
-    form = next(filter(None, forms), None)
-    activations = [  # whether each has its norm
-        f'{name}.norm.running_var' in state_dict
-        for name, module in model.named_modules()
-        if isinstance(module, SeriesActivation) and f'{name}.conv.weight' in state_dict
-    ]
-    # Without a last norm a deep convolution is the same merged and fused: the activations tell.
-    if form not in (None, 'deploy') or not activations:
-        return form
-    if not activations[0]:
-        return 'deploy'
-    return form and 'merged'
+def form_of(model: nn.Module) -> Optional[str]:
+    """The earliest form that a deep convolution of ``model`` is in; None if it has none."""
+    forms = {layer.form for layer in deep_convs(model)}
+    return next((form for form in FORMS if form in forms), None)
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -137,13 +101,12 @@ def check_fused(model: nn.Module, fused: nn.Module, tolerance: float = 1e-4) -> 
     """
     fused_modules = dict(fused.named_modules())
     generator = torch.Generator().manual_seed(0)
-    for name, module in unwrap(model).named_modules():
-        if not isinstance(module, (DeepConv, SeriesActivation)):
-            continue
-        before = copy.deepcopy(module).double().cpu().eval()
-        after = copy.deepcopy(fused_modules[name]).double().cpu().eval()
-        size = [8 + d * (k - 1) for d, k in zip(after.conv.dilation, after.conv.kernel_size)]
-        x = torch.randn(2, after.conv.in_channels, *size, dtype=torch.float64, generator=generator)
+    for prefix, layer in named_foldables(unwrap(model)):
+        name = prefix.rstrip('.')
+        before, after = (
+            copy.deepcopy(each).double().cpu().eval() for each in (layer, fused_modules[name])
+        )
+        x = before.random_input(generator)
         with torch.no_grad():
             expected, got = before(x), after(x)
         error, scale = (got - expected).abs().max().item(), expected.abs().max().item()
@@ -157,7 +120,7 @@ def check_fused(model: nn.Module, fused: nn.Module, tolerance: float = 1e-4) -> 
 def _checked_network(model: nn.Module, inplace: bool) -> nn.Module:
     model = unwrap(model)
     for conv in deep_convs(model):
-        conv.check_mergeable()
+        conv.check_foldable()
     return model if inplace else copy_network(model)
 
 

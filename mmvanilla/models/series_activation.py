@@ -1,17 +1,17 @@
 """The series informed activation function (paper section 3.2, equation 6)."""
 
-from typing import Mapping, Optional
+from typing import Dict, Mapping, Optional, Set
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import UsageError
-from .folding import conv_like, fuse_conv_bn
-from .guarded_loading import GuardedModule
-from .norm import build_batch_norm
+from .foldable import Foldable
+from .folding import conv_like, fuse_conv_bn, put_conv, take
+from .norm import build_batch_norm, describe_batch_norm
 
 
-class SeriesActivation(GuardedModule):
+class SeriesActivation(Foldable):
     """``sum_{i,j in -n..n} a_ijc ReLU(x_{h+i,w+j,c} + b_c)``: a ReLU and a depthwise convolution.
 
     In training form a batch norm follows the convolution; ``b_c`` is the bias of the norm before
@@ -29,6 +29,8 @@ class SeriesActivation(GuardedModule):
         UsageError: if the series number is negative.
     """
 
+    forms = ('merged', 'deploy')  # in training it is the same, whatever the deep convolutions are
+
     def __init__(
         self,
         num_channels: int,
@@ -39,6 +41,7 @@ class SeriesActivation(GuardedModule):
         super().__init__()
         if act_num < 0:
             raise UsageError(f'act_num={act_num} is no series number: give 0 or more.')
+        self.norm_keys, self.norm_eps = describe_batch_norm(norm_cfg)
         self.relu = nn.ReLU()
         self.conv = nn.Conv2d(
             num_channels,
@@ -50,9 +53,18 @@ class SeriesActivation(GuardedModule):
         )
         self.norm = None if deploy else build_batch_norm(norm_cfg, num_channels)
 
-    def explain_mismatch(self, state_dict: Mapping[str, Tensor], prefix: str) -> Optional[str]:
-        """Names the series numbers if the checkpoint has another one."""
-        weight = state_dict.get(f'{prefix}conv.weight', self.conv.weight)
+    def form_in(self, state_dict: Mapping[str, Tensor], prefix: str = '') -> Optional[str]:
+        if f'{prefix}conv.weight' not in state_dict:
+            return None
+        return 'deploy' if f'{prefix}conv.bias' in state_dict else 'merged'
+
+    def keys_in(self, form: str) -> Set[str]:
+        norm = {'conv.bias'} if form == 'deploy' else {f'norm.{name}' for name in self.norm_keys}
+        return {'conv.weight'} | norm
+
+    def explain_mismatch(self, weights: Mapping[str, Tensor]) -> Optional[str]:
+        """They have another series number."""
+        weight = weights.get('conv.weight', self.conv.weight)
         its, own = weight.shape[-1], self.conv.weight.shape[-1]
         if its == own:
             return None
@@ -61,8 +73,20 @@ class SeriesActivation(GuardedModule):
             f'act_num={own // 2}; build it with act_num={its // 2}.'
         )
 
+    def fold_weights(self, state_dict: Dict[str, Tensor], prefix: str, form: str) -> None:
+        if form == self.form_in(state_dict, prefix) or form != 'deploy':
+            return
+        norm = take(state_dict, f'{prefix}norm.')
+        weight = state_dict[f'{prefix}conv.weight']
+        put_conv(state_dict, prefix, *fuse_conv_bn(weight, None, norm, self.norm_eps), weight.dtype)
+
+    def build_form(self, form: str) -> None:
+        self.conv = conv_like(self.conv, self.conv.out_channels)
+        self.norm = None
+
     def activate(self, x: Tensor) -> Tensor:
         """All but the norm."""
+        self.check_training()
         x = self.relu(x)
         if (
             torch.jit.is_tracing()
@@ -78,10 +102,3 @@ class SeriesActivation(GuardedModule):
     def forward(self, x: Tensor) -> Tensor:
         x = self.activate(x)
         return x if self.norm is None else self.norm(x)
-
-    def switch_to_deploy(self) -> None:
-        """Folds the norm into the convolution, in place; does nothing in deploy form."""
-        if self.norm is not None:
-            weight, bias = fuse_conv_bn(self.conv.weight, self.conv.bias, self.norm)
-            self.conv = conv_like(self.conv, weight, bias)
-            self.norm = None

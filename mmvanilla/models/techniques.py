@@ -14,6 +14,8 @@ from torch.nn.utils.parametrize import is_parametrized
 from ..errors import UsageError
 from ..registry import MODELS, register
 from .deep_conv import DeepConv
+from .foldable import Foldable
+from .loading import rename_on_loading
 from .reparameterize import copy_network, switch_to_deploy
 from .series_activation import SeriesActivation
 
@@ -67,6 +69,7 @@ def add_deep_training(
     for parent, child, _ in places:
         layer = getattr(parent, child)
         setattr(parent, child, deep.get(layer, layer))  # replaced already: a parent in two places
+    rename_on_loading(model)
     return model
 
 
@@ -119,6 +122,7 @@ def add_series_activation(
             ]
             one = activations[0] if len(activations) == 1 else _InTurn(parent, activations)
             setattr(parent, child, one.train(getattr(parent, child).training))
+    rename_on_loading(model)
     return model
 
 
@@ -319,7 +323,7 @@ def _places(parent: nn.Module, kind: type, skip: Set[str], prefix: str = '') -> 
     """Where modules of a kind are, but for those in ``skip`` and those of the techniques."""
     for child_name, child in parent._modules.items():
         name = prefix + child_name
-        if name in skip or isinstance(child, (DeepConv, SeriesActivation, _InTurn)):
+        if name in skip or isinstance(child, (Foldable, _InTurn)):
             continue
         if isinstance(child, kind):
             yield parent, child_name, name

@@ -9,14 +9,17 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..checkpoint import get_state_dict
 from ..errors import UsageError
 from ..registry import MODELS, register
 from .deep_conv import DeepConv
-from .official import convert_official_state_dict, is_official_state_dict
-from .pretrained import find_mismatch, load_pretrained, pretrained_cfgs
+from .foldable import named_foldables
+from .loading import (
+    load_pretrained,
+    pretrained_cfgs,
+    rename_on_loading,
+    take_classifier_weights,
+)
 from .recompute import recompute_in_backward
-from .reparameterize import merge_weights
 from .series_activation import SeriesActivation
 from .vanilla_block import SHORTCUTS, Shortcut, ShortcutBlock, VanillaBlock
 
@@ -166,6 +169,7 @@ class VanillaNet(BaseModule):
                 block = ShortcutBlock(*layers, around, shortcut)
             self.blocks.append(block)
         self._freeze_stages()
+        rename_on_loading(self)
 
     @classmethod
     def _parse_arch(
@@ -287,34 +291,16 @@ class VanillaNet(BaseModule):
             )
         return {name: own[place] for place, name in its.items()}
 
-    def _load_from_state_dict(self, state_dict: Dict[str, Tensor], prefix: str, *args: Any) -> None:
-        """Takes the authors' names too, whoever loads: their detectors' files are as they were."""
-        given = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
-        if is_official_state_dict(given):
-            for name in given:
-                del state_dict[prefix + name]
-            for name, value in convert_official_state_dict(given).items():
-                state_dict[prefix + name.removeprefix('backbone.')] = value
-        super()._load_from_state_dict(state_dict, prefix, *args)
-
     def _checkpoint_filter(self, state_dict: dict, prefix: str, *args: Any) -> None:
         """Called by mmpretrain's ImageClassifier before it loads a state dict, in place.
 
-        The authors' files are taken as they are. Every key of a backbone must match, which mmengine
-        would not ask for; weights without a backbone are left alone.
+        Every key of a backbone must match, which mmengine would not ask for; weights without a
+        backbone are left alone.
 
         Raises:
             UsageError: if the weights are not this backbone's.
         """
-        weights = get_state_dict(state_dict)
-        if is_official_state_dict(weights):
-            state_dict.clear()
-            state_dict.update(convert_official_state_dict(weights))
-        own = prefix + 'backbone.'
-        given = {k.removeprefix(own): v for k, v in state_dict.items() if k.startswith(own)}
-        problem = find_mismatch(self, merge_weights(self, given)) if given else None
-        if problem:
-            raise UsageError(f'the checkpoint does not fit the backbone: {problem}')
+        take_classifier_weights(self, state_dict, prefix)
 
     def _freeze_stages(self) -> None:
         if self.frozen_stages < 0:
@@ -336,12 +322,11 @@ class VanillaNet(BaseModule):
 
     def switch_to_deploy(self) -> None:
         """Any form to deploy form, in place; raises UsageError if λ is not 1."""
-        layers = [self.stem, *self.blocks]
+        layers = [layer for _, layer in named_foldables(self)]
         for layer in layers:
-            layer.conv.check_mergeable()
+            layer.check_foldable()
         for layer in layers:
-            layer.conv.switch_to_deploy()
-            layer.act.switch_to_deploy()
+            layer.switch_to_deploy()
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> Tuple[int, int]:
         """Layer id of a parameter, for layer-wise learning rate decay.

@@ -14,9 +14,10 @@ from mmengine.logging import MMLogger
 from mmengine.registry import MODELS, init_default_scope
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmvanilla import SeriesActivation, switch_to_deploy
+from mmvanilla import switch_to_deploy
 from mmvanilla.engine import launch
 from mmvanilla.model_index import find_root
+from mmvanilla.models.foldable import named_foldables
 from mmvanilla.models.reparameterize import deep_convs
 
 SHAPES = {'mmdet': (1280, 800), 'mmseg': (512, 512)}  # others 224x224
@@ -76,9 +77,11 @@ def count(cfg: Config, shape: Tuple[int, int], deploy: bool) -> Dict[str, int]:
         parameters=sum(p.numel() for p in model.parameters()),
         macs=counts['Global'],
         series_macs=sum(
-            counts.get(f'{root}.{name}', 0)  # layers after the last out index do not run
-            for name, module in model.named_modules()
-            if isinstance(module, SeriesActivation)
+            counts.get(
+                f'{root}.{name}'.rstrip('.'), 0
+            )  # layers after the last out index do not run
+            for name, layer in named_foldables(model)
+            if 'deep' not in layer.forms
         ),
         attention_macs=operators['Global'].get(torch.ops.aten.bmm, 0) // 2,
         depth=sum(1 for _ in deep_convs(model)),

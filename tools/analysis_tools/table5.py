@@ -19,11 +19,11 @@ from torch import nn
 
 from mmvanilla import switch_to_deploy
 from mmvanilla.engine import launch
-from mmvanilla.engine.evaluate import evaluate, load_weights
+from mmvanilla.engine.evaluate import evaluate
 from mmvanilla.engine.timing import name_device, time_by_turns
 from mmvanilla.errors import UsageError
 from mmvanilla.model_index import find_root
-from mmvanilla.models.pretrained import read_state_dict
+from mmvanilla.models.loading import load_weights, read_state_dict
 
 # Config, series number, and what was published: parameters (M), FLOPs (G), FPS on an A100, box AP,
 # mask AP. Series number 3 is the paper's (Table 5), 4 that of the authors' repository. FLOPs are
@@ -131,7 +131,9 @@ def find_rows(given: List[Tuple[str, str]], configs: List[Config]) -> Dict[int, 
             )
         row = rows.index((config, series_number))
         launch.check_data(configs[row], 'test_dataloader', 'test_evaluator')
-        load_weights(MODELS.build(configs[row].model), weights, file, deploy=True)
+        model = MODELS.build(configs[row].model)
+        load_weights(model, weights, file)
+        switch_to_deploy(model, inplace=True)
         found[row] = file
     return found
 

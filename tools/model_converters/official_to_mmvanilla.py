@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from mmvanilla import UsageError, VanillaNet, __version__, switch_to_deploy
 from mmvanilla.checkpoint import get_state_dict, load_checkpoint, replace_when_whole
 from mmvanilla.engine import launch
-from mmvanilla.models.deep_conv import DeepConv, form_in
+from mmvanilla.models.deep_conv import DeepConv
+from mmvanilla.models.loading import load_weights
 from mmvanilla.models.official import convert_official_state_dict, is_official_state_dict
-from mmvanilla.models.pretrained import find_mismatch
 
 
 def parse_args() -> argparse.Namespace:
@@ -51,26 +51,31 @@ def pick_weights(checkpoint: dict, ema: Optional[bool], path: str) -> Dict[str, 
     return weights
 
 
-def build_network(weights: Dict[str, Tensor]) -> nn.Module:
-    """A network of the sizes and in the form of converted weights, without them."""
+class Classifier(nn.Module):
+    """The backbone and the head, with the names that they have in an mmpretrain classifier."""
+
+    def __init__(self, backbone: VanillaNet, num_classes: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = nn.Module()
+        self.head.conv = DeepConv(
+            backbone.out_channels[-1], num_classes, mid_channels=num_classes, final_norm=False
+        )
+
+
+def build_network(weights: Dict[str, Tensor]) -> Classifier:
+    """A network of the sizes of converted weights, without them."""
     blocks = len({key.split('.')[2] for key in weights if key.startswith('backbone.blocks.')})
-    last = 'conv' if (deploy := 'backbone.stem.conv.conv.weight' in weights) else 'conv2'
+    last = 'conv' if 'backbone.stem.conv.conv.weight' in weights else 'conv2'
     layers = ['stem', *(f'blocks.{i}' for i in range(blocks))]
     channels = [len(weights[f'backbone.{layer}.conv.{last}.weight']) for layer in layers]
     num_classes = len(weights[f'head.conv.{last}.weight'])
-    network = nn.Module()
-    # The strides and the pooling have no weights.
-    network.backbone = VanillaNet(
-        dict(channels=channels, strides=[1] * blocks),
+    backbone = VanillaNet(
+        dict(channels=channels, strides=[1] * blocks),  # strides and pooling have no weights
         act_num=weights['backbone.stem.act.conv.weight'].shape[-1] // 2,
         out_indices=(0,),
-        deploy=deploy,
     )
-    network.head = nn.Module()
-    network.head.conv = DeepConv(
-        channels[-1], num_classes, mid_channels=num_classes, final_norm=False, deploy=deploy
-    )
-    return network
+    return Classifier(backbone, num_classes)
 
 
 def load_network(weights: Dict[str, Tensor], path: str) -> nn.Module:
@@ -79,10 +84,7 @@ def load_network(weights: Dict[str, Tensor], path: str) -> nn.Module:
         network = build_network(weights)
     except KeyError as error:
         raise UsageError(f'checkpoint {path} is not whole: {error.args[0]} is missing.') from None
-    problem = find_mismatch(network, weights)
-    if problem:
-        raise UsageError(f'checkpoint {path} is not whole: {problem}')
-    network.load_state_dict(weights)
+    load_weights(network, weights, path, strict=True)
     return network
 
 
@@ -97,7 +99,7 @@ def main() -> None:
     weights = dict(network.state_dict())
     with replace_when_whole(args.dst) as temporary:
         torch.save(dict(meta=dict(mmvanilla_version=__version__), state_dict=weights), temporary)
-    form = form_in(weights, 'backbone.stem.conv.').replace('deep', 'training')
+    form = network.backbone.stem.conv.form.replace('deep', 'training')
     print(f'Wrote {args.dst}, in {form} form.')
 
 

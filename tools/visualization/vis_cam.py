@@ -25,9 +25,8 @@ from torch import Tensor, nn
 
 from mmvanilla import UsageError
 from mmvanilla.engine import launch
-from mmvanilla.engine.evaluate import load_weights
 from mmvanilla.engine.figures import figure_file, write_figure
-from mmvanilla.models.pretrained import read_state_dict
+from mmvanilla.models.loading import load_weights, read_state_dict
 
 MOST_IMAGES = 1000  # of the test data, among which examples are looked for
 
@@ -92,7 +91,7 @@ class Network(nn.Module):
         if checkpoint is None:
             self.classifier.init_weights()
         else:
-            load_weights(self.classifier, read_state_dict(checkpoint), checkpoint, deploy=False)
+            load_weights(self.classifier, read_state_dict(checkpoint), checkpoint)
         self.classifier.eval()
         self.map = nn.Identity()
         try:

@@ -1,0 +1,264 @@
+"""The contract of what folds: layers whose weights come in several forms, whoever loads them."""
+
+import copy
+import gc
+import weakref
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Set, Tuple
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UsageError
+from .folding import take
+
+# At λ = 1 each form computes what the one before it does.
+FORMS = ('deep', 'merged', 'deploy')
+# What weights may lack: counters, and a λ, which then is 1.
+OPTIONAL = ('num_batches_tracked', '_extra_state')
+Mismatches = Dict[str, List[str]]
+
+# The parameters that a layer had in earlier forms, weakly, each with what took its place. Not in
+# the layer itself: copies and pickles of it have nothing to do with them.
+_replaced: 'weakref.WeakKeyDictionary' = weakref.WeakKeyDictionary()
+
+
+class Foldable(nn.Module):
+    """A layer that is built in one of ``forms`` and takes weights in any of them.
+
+    Weights in an earlier form are folded on loading, if their λ is 1. For weights in a later form
+    the layer itself is folded: it takes the form of the weights. After that it does not train on
+    fused weights, nor while an optimizer holds the parameters that it had before.
+    """
+
+    forms: Tuple[str, ...] = FORMS
+    taken_form: Optional[str] = None  # that of weights, if the layer took it on loading
+    lambda_ = 1.0  # equation 1
+    is_deep = False  # whether it is in deep form, in which λ may be below 1
+
+    def form_in(self, state_dict: Mapping[str, Tensor], prefix: str = '') -> Optional[str]:
+        """The form of the weights of this layer, whose keys begin with ``prefix``; None if absent."""
+        raise NotImplementedError
+
+    def fold_weights(self, state_dict: Dict[str, Tensor], prefix: str, form: str) -> None:
+        """Folds weights of this layer to ``form``, in place; does nothing if they are as far.
+
+        λ is not looked at.
+        """
+        raise NotImplementedError
+
+    def keys_in(self, form: str) -> Set[str]:
+        """The keys of this layer's weights in a form, but for those in ``OPTIONAL``."""
+        raise NotImplementedError
+
+    def build_form(self, form: str) -> None:
+        """Replaces the layers inside by those of a later form, whose weights are to be loaded."""
+        raise NotImplementedError
+
+    def explain_mismatch(self, weights: Mapping[str, Tensor]) -> Optional[str]:
+        """Why weights of this layer, without a prefix, cannot be its own and what to do; or None.
+
+        Keys and shapes that do not fit need no explanation: they are named.
+        """
+        return None
+
+    def random_input(self, generator: torch.Generator) -> Tensor:
+        """A small batch of feature maps in float64, (2, C_in, H, W)."""
+        conv = next(m for m in self.modules() if isinstance(m, nn.Conv2d))
+        size = [8 + d * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size)]
+        return torch.randn(2, conv.in_channels, *size, dtype=torch.float64, generator=generator)
+
+    @property
+    def form(self) -> str:
+        """The form that the layer is in."""
+        return self.form_in(self.state_dict())
+
+    def fold(self, form: str) -> None:
+        """Brings the layer to a later form, in place; does nothing if it is as far.
+
+        Raises:
+            UsageError: if λ is not 1.
+        """
+        self.check_foldable()
+        if self.forms.index(form) <= self.forms.index(self.form):
+            return
+        weights = dict(self.state_dict())
+        self.fold_weights(weights, '', form)
+        self._rebuild(form)
+        self.load_state_dict(weights)
+
+    def switch_to_deploy(self) -> None:
+        """Any form to deploy form, in place; raises UsageError if λ is not 1."""
+        self.fold(self.forms[-1])
+
+    def check_foldable(self) -> None:
+        """Raises UsageError if λ is not 1."""
+        if self.lambda_ != 1:
+            raise UsageError(
+                f'λ = {self.lambda_:g}: the two convolutions of a deep convolution merge only at '
+                'λ = 1; train until the schedule reaches it, or call '
+                'set_deep_training_lambda(model, 1).'
+            )
+
+    def check_training(self) -> None:
+        """Raises UsageError where a training step would be lost on this layer; called by forward."""
+        if self.taken_form is None or not (self.training and torch.is_grad_enabled()):
+            return
+        if any(parameter.requires_grad for parameter in self.parameters()):
+            self.check_trainable()
+            self.let_go()
+
+    def check_trainable(self) -> None:
+        """Raises UsageError if the layer took a form that does not train, or is not trained."""
+        if self.taken_form == 'deploy':
+            raise UsageError(
+                'the network has loaded fused weights, which are for inference alone: train from '
+                'the training checkpoint that they were made of.'
+            )
+        gc.collect()
+        if any(self.replaced()):
+            raise UsageError(
+                'the network has loaded merged weights after its optimizer was made, which holds '
+                'other parameters: build the network with merged=True (the backbone, and the head '
+                'of a classifier), or train with DeepTrainingHook.'
+            )
+
+    def replaced(self) -> Iterator[Tuple[nn.Parameter, Optional[nn.Parameter]]]:
+        """Parameters of earlier forms that somebody still holds, and what took their places."""
+        for reference, successor in _replaced.get(self, ()):
+            parameter = reference()
+            if parameter is not None:
+                yield parameter, successor
+
+    def let_go(self) -> None:
+        """Forgets the earlier forms: no optimizer holds their parameters."""
+        self.taken_form = None
+        _replaced.pop(self, None)
+
+    def _rebuild(self, form: str) -> None:
+        before = dict(self.named_parameters())
+        self.build_form(form)
+        own = dict(self.named_parameters())
+        _replaced[self] = [
+            (weakref.ref(parameter), own.get(name.replace('conv1.', 'conv.')))
+            for name, parameter in before.items()
+            if own.get(name) is not parameter
+        ]
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Dict[str, Tensor],
+        prefix: str,
+        local_metadata: dict,
+        strict: bool,
+        missing_keys: List[str],
+        unexpected_keys: List[str],
+        error_msgs: List[str],
+    ) -> None:
+        given = {k[len(prefix) :]: v for k, v in state_dict.items() if k.startswith(prefix)}
+        if given:
+            weights, mismatches = match(self, given)
+            shapes = mismatches.pop('of another shape')
+            complain(mismatches, prefix.rstrip('.') or type(self).__name__)
+            form = self.form_in(weights)
+            if form != self.form and shapes:  # as torch names them, and leaves the layer alone
+                error_msgs.extend(f'size mismatch for {prefix}{shape}.' for shape in shapes)
+                weights = self.state_dict()
+            elif form != self.form:
+                self._rebuild(form)
+                self.taken_form = form
+            for name in given:
+                del state_dict[prefix + name]
+            state_dict.update({prefix + name: value for name, value in weights.items()})
+        super()._load_from_state_dict(
+            state_dict,
+            prefix,
+            local_metadata,
+            strict,
+            missing_keys,
+            unexpected_keys,
+            error_msgs,
+        )
+
+
+def named_foldables(network: nn.Module) -> Iterator[Tuple[str, Foldable]]:
+    """Every layer of ``network`` that folds, with what its keys in a state dict begin with."""
+    for name, module in network.named_modules():
+        if isinstance(module, Foldable):
+            yield name and f'{name}.', module
+
+
+def match(
+    network: nn.Module, weights: Mapping[str, Tensor]
+) -> Tuple[Dict[str, Tensor], Mismatches]:
+    """Compares weights with a network, each layer in the later of the two forms.
+
+    Args:
+        network: A network in any form, or mixed ones. It is left as it is.
+        weights: Weights for all of it, in any form.
+
+    Returns:
+        The weights, in the form of the network where theirs is earlier; and what does not fit:
+        reasons under '', and keys that are missing, unexpected or of another shape.
+    """
+    weights = copy.copy(weights)
+    given, expected = (
+        {k: v.to('meta') for k, v in state.items() if isinstance(v, Tensor)}
+        for state in (weights, network.state_dict())
+    )
+    reasons, missing, unexpected = [], [], []
+    for prefix, layer in named_foldables(network):
+        own = {k[len(prefix) :]: v for k, v in weights.items() if k.startswith(prefix)}
+        form = layer.form_in(own) or layer.form
+        reason = layer.explain_mismatch(own)
+        keys = {k for k in own if not k.endswith(OPTIONAL)}
+        if reason:
+            reasons.append(f'{prefix.rstrip(".")}: {reason}' if prefix else reason)
+        elif own and keys != layer.keys_in(form):
+            missing += [prefix + k for k in layer.keys_in(form) - keys]
+            unexpected += [prefix + k for k in keys - layer.keys_in(form)]
+            take(given, prefix), take(expected, prefix)
+        else:
+            form = max(form, layer.form, key=layer.forms.index)
+            try:
+                for state in (given, expected, weights):
+                    layer.fold_weights(state, prefix, form)
+            except RuntimeError:
+                reasons.append(f'the shapes of {prefix}* contradict each other.')
+    mismatches = {'': reasons, **list_mismatches(given, expected)}
+    mismatches['missing'] = sorted(mismatches['missing'] + missing)
+    mismatches['unexpected'] = sorted(mismatches['unexpected'] + unexpected)
+    return weights, mismatches
+
+
+def complain(mismatches: Mismatches, what: str, path: Optional[str] = None) -> None:
+    """Raises UsageError if there are mismatches.
+
+    Args:
+        mismatches: As ``match`` returns them.
+        what: The part of the network.
+        path: The file that the weights are from, if it is known.
+    """
+    given = 'the checkpoint' if path is None else f'checkpoint {path}'
+    first = next(iter(mismatches.get('', ())), None)
+    found = [f'{kind}: {_first(keys)}' for kind, keys in mismatches.items() if kind and keys]
+    if first or found:
+        raise UsageError(f'{given} does not fit {what}: {first or "; ".join(found) + "."}')
+
+
+def list_mismatches(given: Mapping[str, Any], expected: Mapping[str, Any]) -> Mismatches:
+    """Keys of a state dict that are missing, unexpected or of another shape."""
+    return {
+        'missing': sorted(
+            key for key in expected.keys() - given.keys() if not key.endswith(OPTIONAL)
+        ),
+        'unexpected': sorted(given.keys() - expected.keys()),
+        'of another shape': [
+            f'{key} {tuple(given[key].shape)} instead of {tuple(value.shape)}'
+            for key, value in expected.items()
+            if key in given and given[key].shape != value.shape
+        ],
+    }
+
+
+def _first(keys: List[str], count: int = 4) -> str:
+    return ', '.join(keys[:count]) + (f' and {len(keys) - count} more' if len(keys) > count else '')

@@ -1,0 +1,167 @@
+"""The one room for loading: names, forms, and what does not fit, for every entry.
+
+Whoever calls ``load_state_dict``, networks rename the keys (``rename_on_loading``) and layers meet
+the form of their weights (``Foldable``). Files come in by ``load_weights`` and ``load_pretrained``.
+"""
+
+import re
+from typing import Any, Dict, Iterator, Optional
+
+from mmengine.logging import print_log
+from mmengine.model.weight_init import PretrainedInit
+from torch import Tensor, nn
+
+from ..checkpoint import get_state_dict, load_checkpoint
+from .foldable import complain, match
+from .official import convert_official_state_dict, is_official_state_dict
+
+
+def own_names(weights: Dict[str, Tensor]) -> Dict[str, Tensor]:
+    """Weights in the names of this package: without those of wrappers (DDP, compiled networks), the
+    authors' as an mmpretrain classifier's.
+    """
+    weights = get_state_dict(weights)
+    return convert_official_state_dict(weights) if is_official_state_dict(weights) else weights
+
+
+def name_weights(checkpoint: Dict[str, Any]) -> None:
+    """Gives a checkpoint the entry that mmengine reads, in the names of this package, in place."""
+    weights = own_names(checkpoint)
+    if checkpoint.get('state_dict', {}).keys() != weights.keys():
+        checkpoint['state_dict'] = weights
+
+
+def rename_on_loading(network: nn.Module) -> None:
+    """Has a network take weights in the names that ``own_names`` knows, whoever loads them."""
+    network._register_load_state_dict_pre_hook(_take_own_names, with_module=True)
+
+
+def _take_own_names(
+    network: nn.Module, state_dict: Dict[str, Tensor], prefix: str, *args: Any
+) -> None:
+    given = {k[len(prefix) :]: v for k, v in state_dict.items() if k.startswith(prefix)}
+    own = own_names(given)
+    if own.keys() == given.keys() or {'module', '_orig_mod'} & network._modules.keys():
+        return
+    if is_official_state_dict(given):
+        own = {k.removeprefix('backbone.'): v for k, v in own.items()}
+    for name in given:
+        del state_dict[prefix + name]
+    state_dict.update({prefix + name: value for name, value in own.items()})
+
+
+def take_classifier_weights(
+    backbone: nn.Module, state_dict: Dict[str, Tensor], prefix: str
+) -> None:
+    """Brings weights of a classifier to the names and forms of its backbone, in place.
+
+    Raises:
+        UsageError: if there are weights of a backbone, and not all of this one.
+    """
+    weights = own_names(state_dict)
+    own = f'{prefix}backbone.'
+    given = {k[len(own) :]: v for k, v in weights.items() if k.startswith(own)}
+    if given:
+        given, mismatches = match(backbone, given)
+        complain(mismatches, 'the backbone')
+    rest = {k: v for k, v in weights.items() if not k.startswith(own)}
+    state_dict.clear()
+    state_dict.update({**{own + k: v for k, v in given.items()}, **rest})
+
+
+def read_state_dict(
+    checkpoint: str, map_location: str = 'cpu', mmap: bool = False
+) -> Dict[str, Tensor]:
+    """The weights in a checkpoint, in this package's names (of an authors' file the EMA weights).
+
+    Args:
+        checkpoint: Path or address.
+        map_location: As in ``torch.load``.
+        mmap: Whether to leave the tensors in the file until they are used.
+
+    Raises:
+        UsageError: if the file is absent, unreadable or unsafe.
+    """
+    return own_names(load_checkpoint(checkpoint, map_location, mmap))
+
+
+def load_weights(
+    network: nn.Module, weights: Dict[str, Tensor], path: str, strict: bool = False
+) -> None:
+    """Loads weights in any form into a network in any form; all of the network must be there.
+
+    Args:
+        network: Any network.
+        weights: As ``read_state_dict`` gives them.
+        path: The file that they are from.
+        strict: Whether keys that the network does not have are refused, or only logged.
+
+    Raises:
+        UsageError: naming the file and what does not fit. Nothing is loaded then.
+    """
+    weights, mismatches = match(network, weights)
+    unexpected = [] if strict else mismatches.pop('unexpected')
+    complain(mismatches, type(network).__name__, path)
+    network.load_state_dict(weights, strict=False)
+    if unexpected:
+        print_log(f'Keys that the model does not have: {unexpected}', 'current')
+
+
+def pretrained_cfgs(init_cfg: Any) -> Iterator[dict]:
+    """Those of a module's ``init_cfg`` (a dict, a list of dicts or None) that name a checkpoint."""
+    for cfg in [init_cfg] if isinstance(init_cfg, dict) else init_cfg or []:
+        if cfg.get('type') in ('Pretrained', PretrainedInit):
+            yield cfg
+
+
+def load_pretrained(
+    backbone: nn.Module,
+    checkpoint: str,
+    prefix: Optional[str] = None,
+    map_location: str = 'cpu',
+    layers: Optional[Dict[str, str]] = None,
+) -> None:
+    """Loads the backbone's weights out of a checkpoint; every key must match.
+
+    Args:
+        backbone: A VanillaNet.
+        checkpoint: Path or address of a checkpoint of the authors (EMA weights are preferred), of a
+            model that holds the backbone, or of a backbone alone, in any form.
+        prefix: What the backbone's keys begin with; 'backbone.' if there are such keys.
+        map_location: As in ``torch.load``.
+        layers: For the checkpoint of a shallower network, the layer of the backbone that each of
+            its layers goes to ('blocks.6' to 'blocks.7'); the other layers stay as they are.
+
+    Raises:
+        UsageError: naming the file and the series number, λ or keys that do not fit.
+    """
+    weights = read_state_dict(checkpoint, map_location)
+    if prefix is None and any(key.startswith('backbone.') for key in weights):
+        prefix = 'backbone.'
+    if prefix:
+        prefix = prefix.rstrip('.') + '.'
+        weights = {k[len(prefix) :]: v for k, v in weights.items() if k.startswith(prefix)}
+    if layers is not None:
+        weights = _rename_layers(weights, layers)
+    weights, mismatches = match(backbone, weights)
+    mapped = ''
+    if layers is not None:
+        mapped = ' as source_arch says (None: it is of the same arch)'
+        needed = set(layers.values())
+        mismatches['missing'] = [key for key in mismatches['missing'] if _layer(key) in needed]
+    complain(mismatches, f'the backbone{mapped}', checkpoint)
+    backbone.load_state_dict(weights, strict=False)
+
+
+def _layer(key: str) -> str:
+    """'blocks.3.conv.norm.bias' -> 'blocks.3', 'stem.conv.norm.bias' -> 'stem'."""
+    return re.match(r'(blocks\.\d+|\w+)', key)[0]
+
+
+def _rename_layers(weights: Dict[str, Tensor], layers: Dict[str, str]) -> Dict[str, Tensor]:
+    renamed = {}
+    for key, value in weights.items():
+        layer = _layer(key)
+        # A layer that is not in the table keeps a name that is nobody's, and is reported.
+        renamed[layers.get(layer, f'checkpoint.{layer}') + key[len(layer) :]] = value
+    return renamed
