@@ -63,7 +63,7 @@ def narrow_configs(table5, digits):
         (
             'mask_rcnn_vanillanet13',
             'epoch_3_deploy.pth',
-            'deploy.pth does not fit MaskRCNN: missing: ',
+            'does not fit MaskRCNN: missing: ',
         ),
         ('retinanet_vanillanet13', 'none.pth', 'none.pth does not exist'),
     ],

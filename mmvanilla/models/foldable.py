@@ -36,7 +36,7 @@ class Foldable(nn.Module):
     is_deep = False  # whether it is in deep form, in which λ may be below 1
 
     def form_in(self, state_dict: Mapping[str, Tensor], prefix: str = '') -> Optional[str]:
-        """The form of the weights of this layer, whose keys begin with ``prefix``; None if absent."""
+        """The form of this layer's weights, whose keys begin with ``prefix``; None if absent."""
         raise NotImplementedError
 
     def fold_weights(self, state_dict: Dict[str, Tensor], prefix: str, form: str) -> None:
@@ -100,7 +100,7 @@ class Foldable(nn.Module):
             )
 
     def check_training(self) -> None:
-        """Raises UsageError where a training step would be lost on this layer; called by forward."""
+        """Raises UsageError where training would be lost on this layer; called by forward."""
         if self.taken_form is None or not (self.training and torch.is_grad_enabled()):
             return
         if any(parameter.requires_grad for parameter in self.parameters()):

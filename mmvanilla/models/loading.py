@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..checkpoint import get_state_dict, load_checkpoint
 from .foldable import complain, match
+from .folding import take
 from .official import convert_official_state_dict, is_official_state_dict
 
 
@@ -39,15 +40,12 @@ def rename_on_loading(network: nn.Module) -> None:
 def _take_own_names(
     network: nn.Module, state_dict: Dict[str, Tensor], prefix: str, *args: Any
 ) -> None:
-    given = {k[len(prefix) :]: v for k, v in state_dict.items() if k.startswith(prefix)}
-    own = own_names(given)
-    if own.keys() == given.keys() or {'module', '_orig_mod'} & network._modules.keys():
+    if {'module', '_orig_mod'} & network._modules.keys():
         return
-    if is_official_state_dict(given):
-        own = {k.removeprefix('backbone.'): v for k, v in own.items()}
-    for name in given:
-        del state_dict[prefix + name]
-    state_dict.update({prefix + name: value for name, value in own.items()})
+    weights = take(state_dict, prefix)
+    is_official = is_official_state_dict(weights)
+    for name, value in own_names(weights).items():
+        state_dict[prefix + (name.removeprefix('backbone.') if is_official else name)] = value
 
 
 def take_classifier_weights(
@@ -55,18 +53,21 @@ def take_classifier_weights(
 ) -> None:
     """Brings weights of a classifier to the names and forms of its backbone, in place.
 
+    Args:
+        backbone: Of the classifier.
+        state_dict: The weights.
+        prefix: What the keys of the classifier begin with.
+
     Raises:
         UsageError: if there are weights of a backbone, and not all of this one.
     """
-    weights = own_names(state_dict)
-    own = f'{prefix}backbone.'
-    given = {k[len(own) :]: v for k, v in weights.items() if k.startswith(own)}
+    weights = own_names(take(state_dict, prefix))
+    given = take(weights, 'backbone.')
     if given:
         given, mismatches = match(backbone, given)
         complain(mismatches, 'the backbone')
-    rest = {k: v for k, v in weights.items() if not k.startswith(own)}
-    state_dict.clear()
-    state_dict.update({**{own + k: v for k, v in given.items()}, **rest})
+    state_dict.update({f'{prefix}backbone.{name}': value for name, value in given.items()})
+    state_dict.update({prefix + name: value for name, value in weights.items()})
 
 
 def read_state_dict(
@@ -140,7 +141,7 @@ def load_pretrained(
         prefix = 'backbone.'
     if prefix:
         prefix = prefix.rstrip('.') + '.'
-        weights = {k[len(prefix) :]: v for k, v in weights.items() if k.startswith(prefix)}
+        weights = take(weights, prefix)
     if layers is not None:
         weights = _rename_layers(weights, layers)
     weights, mismatches = match(backbone, weights)
