@@ -1,57 +1,26 @@
-"""Checkpoint files: read without running code from them, written whole or not at all.
-
-torch >= 2.6 reads pickles with an allow-list. mmengine's training checkpoints hold a few objects
-that are not on it (its log history, and numpy's arrays and scalars inside), so that mmengine 0.10.7
-cannot load its own files. Importing this module puts exactly those on the list.
-"""
+"""Checkpoint files: read without running code from them, written whole or not at all."""
 
 import os
 import pickle
 import re
-import zipfile
-from argparse import Namespace
+import secrets
 from collections import OrderedDict
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Dict, Iterator, Mapping, Optional, Union
+from typing import Any, BinaryIO, Dict, Iterator, Mapping, Optional, Union
 from urllib.error import URLError
+from urllib.parse import urlparse
 
-import numpy as np
 import torch
-from mmengine.logging import HistoryBuffer
 from torch import Tensor
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 from .errors import UsageError
-
-_STATISTICS = ('min', 'max', 'mean', 'current')
-
-
-def _history_buffer_statistic(owner: Any, name: str) -> Any:
-    """Stands in for ``getattr``, by which HistoryBuffer pickles its statistics, and no more."""
-    if owner is not HistoryBuffer or name not in _STATISTICS:
-        raise pickle.UnpicklingError(f'getattr of {name!r} is not allowed in a checkpoint')
-    return getattr(HistoryBuffer, name)
-
-
-_SAFE_GLOBALS = [
-    HistoryBuffer,
-    (_history_buffer_statistic, 'builtins.getattr'),
-    np.ndarray,
-    np.dtype,
-    np.dtypes.Float64DType,
-    np.dtypes.Int64DType,
-    # numpy 2 moved these two; files written by numpy 1 name the old place
-    *(
-        (function, f'{module}.multiarray.{name}')
-        for name, function in (
-            ('_reconstruct', np.ndarray.__reduce__(np.empty(0))[0]),
-            ('scalar', np.float64(0).__reduce__()[0]),
-        )
-        for module in ('numpy._core', 'numpy.core')
-    ),
-    Namespace,  # the authors' files keep their command line: plain attributes
-]
-torch.serialization.add_safe_globals(_SAFE_GLOBALS)  # for programs that read with torch alone
+from .safe_reading import RefusedError, read_safely
 
 
 def load_checkpoint(
@@ -61,42 +30,51 @@ def load_checkpoint(
 
     Args:
         path: File path or address; a downloaded file is kept in torch hub's cache.
-        map_location: As in ``torch.load``.
+        map_location: Device for the tensors; None for the CPU.
         mmap: Whether to leave the tensors in the file until they are used, where its format can.
 
     Raises:
         UsageError: if the file is absent, cut off, or holds objects that are not on the allow-list.
     """
-    not_whole = f'checkpoint {path} is not whole or not a checkpoint: get it again.'
-    torch.serialization.add_safe_globals(_SAFE_GLOBALS)  # onedl-mmengine takes them off after use
     try:
-        if str(path).startswith(('http://', 'https://')):
-            checkpoint = torch.hub.load_state_dict_from_url(
-                str(path), map_location=map_location, weights_only=True
-            )
-        else:
-            path = Path(path).expanduser()
-            mmap = mmap and zipfile.is_zipfile(path)
-            checkpoint = torch.load(path, map_location, weights_only=True, mmap=mmap)
+        file = _download(str(path)) if str(path).startswith(('http://', 'https://')) else path
+        file = Path(file).expanduser()
+        checkpoint = read_safely(file, map_location or 'cpu', mmap)
     except FileNotFoundError:
         raise UsageError(f'checkpoint {path} does not exist: check the path.') from None
-    except pickle.UnpicklingError as error:
-        refused = re.search(r'GLOBAL ([\w.]+)|(getattr) of|but got <class .([\w.]+)', str(error))
-        if refused is None:
-            raise UsageError(not_whole) from error
-        raise UsageError(
-            f'checkpoint {path} is refused: it holds {refused[refused.lastindex]}, which could run '
-            'code on loading; use a checkpoint of tensors.'
-        ) from None
     except (URLError, PermissionError) as error:
         raise UsageError(f'checkpoint {path} cannot be read: {error}.') from error
-    except (RuntimeError, OSError, EOFError, LookupError, ValueError, AttributeError) as error:
-        raise UsageError(not_whole) from error
+    except Exception as error:
+        what = str(error) if isinstance(error, RefusedError) else _refused_by_torch(error)
+        if what is None:
+            raise UsageError(
+                f'checkpoint {path} is not whole or not a checkpoint: get it again.'
+            ) from error
+        raise UsageError(
+            f'checkpoint {path} is refused: it holds {what}, which could run code or read memory '
+            'on loading; use a checkpoint of tensors.'
+        ) from None
     if not isinstance(checkpoint, Mapping):
         raise UsageError(
             f'checkpoint {path} holds a {type(checkpoint).__name__}, not a dict of weights.'
         )
     return checkpoint
+
+
+def _download(address: str) -> Path:
+    path = Path(torch.hub.get_dir(), 'checkpoints', Path(urlparse(address).path).name)
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(address, str(path))
+    return path
+
+
+def _refused_by_torch(error: Exception) -> Optional[str]:
+    """What torch refused in a file of its old format; None if the file is not whole."""
+    if not isinstance(error, pickle.UnpicklingError):
+        return None
+    found = re.search(r'GLOBAL ([\w.]+)|but got <class .([\w.]+)', str(error))
+    return found and found[found.lastindex]
 
 
 def get_state_dict(checkpoint: Mapping[str, Any]) -> Dict[str, Tensor]:
@@ -126,18 +104,54 @@ def is_resumable(checkpoint: Mapping[str, Any]) -> bool:
 def replace_when_whole(path: Union[str, Path]) -> Iterator[Path]:
     """Gives a temporary name beside ``path`` to write to, and renames it to ``path`` at the end.
 
-    A process killed on the way leaves whatever was at ``path`` as it was.
+    A process killed on the way leaves whatever was at ``path`` as it was; what it leaves in the
+    folder is removed when the next file is written there. The name cannot be guessed, and the file
+    is new: nobody can plant a link, and two writers do not mix.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + '.tmp')
+    _remove_leftovers(path.parent)
+    with _new_file(path) as file:
+        temporary = Path(file.name)
+        try:
+            yield temporary
+            with open(temporary, 'rb+') as written:  # to write, or Windows would not flush it
+                os.fsync(written.fileno())
+            if fcntl is None:
+                file.close()  # Windows does not rename open files
+            os.replace(temporary, path)
+        finally:
+            file.close()
+            with suppress(FileNotFoundError):
+                temporary.unlink()
+
+
+def _new_file(path: Path) -> BinaryIO:
+    """An empty file beside ``path``, locked as long as it is open."""
+    while True:
+        file = open(path.with_name(f'{path.name}.{secrets.token_hex(8)}.tmp'), 'xb')
+        _lock(file, wait=True)
+        if os.path.exists(file.name):  # not taken for a leftover before it was locked
+            return file
+        file.close()
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Removes temporary files that no process has open; they stay where locks do not work."""
+    for path in folder.glob('*.tmp'):
+        if re.search(r'\.[0-9a-f]{16}\.tmp$', path.name) and not path.is_symlink():
+            with suppress(OSError), open(path, 'rb+') as file:
+                if _lock(file, wait=False):
+                    path.unlink()
+
+
+def _lock(file: BinaryIO, wait: bool) -> bool:
+    """Whether the file could be locked, against other processes and other openings of it."""
     try:
-        yield temporary
-        with open(temporary, 'rb') as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except (OSError, AttributeError):  # held by another, or a file system or Windows without locks
+        return False
+    return True
 
 
 def latest_whole_checkpoint(work_dir: Union[str, Path]) -> Optional[Path]:

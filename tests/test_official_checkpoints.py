@@ -6,7 +6,7 @@ import mmpretrain
 import pytest
 import torch
 from config_options import loader_options, read_config
-from conftest import ROOT, relative_error
+from conftest import ROOT, randomize, relative_error
 from mmengine.config import Config
 from mmengine.fileio import load
 from mmengine.registry import init_default_scope
@@ -184,26 +184,24 @@ def test_another_number_of_classes_is_fine_tuning(official, options, fixture):
     assert tuple(model(fixture['input']).shape)[1] == 3
 
 
-@pytest.mark.parametrize(
-    ('save', 'change', 'message'),
-    [
-        ({}, {'model.backbone.arch': '7'}, 'the backbone: missing: blocks.4'),
-        ({'deploy': True}, {'model.backbone.deploy': True}, 'head.conv: it is in deploy form'),
-        ({}, {'model.head.deploy': True}, 'head.conv: it is in training form'),
-        (
-            {'merge': True},
-            {},
-            'the backbone: it is in merged form, and the network in training form',
-        ),
-    ],
-)
-def test_own_checkpoints_that_do_not_fit(save, change, message, options, tmp_path):
-    model = mmpretrain.get_model(make_cfg(options))
-    if save:
-        model = switch_to_deploy(model) if 'deploy' in save else merge_deep_convs(model)
-    torch.save(dict(state_dict=model.state_dict()), tmp_path / 'own.pth')
-    with pytest.raises(UsageError, match=f'the checkpoint does not fit {message}'):
-        mmpretrain.get_model(make_cfg(options, **change), pretrained=str(tmp_path / 'own.pth'))
+@pytest.mark.parametrize('form', ['deep', 'merged', 'deploy'])
+@pytest.mark.parametrize('change', [{}, {'model.backbone.deploy': True}, {'model.head.merged': 1}])
+def test_own_checkpoints_in_every_form(form, change, options, tmp_path):
+    source = randomize(mmpretrain.get_model(make_cfg(options))).eval()
+    fold = dict(deep=lambda model: model, merged=merge_deep_convs, deploy=switch_to_deploy)[form]
+    torch.save(dict(state_dict=fold(source).state_dict()), tmp_path / 'own.pth')
+    cfg = make_cfg(options, **change)
+    model = mmpretrain.get_model(cfg, pretrained=str(tmp_path / 'own.pth')).eval()
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        assert relative_error(model(images), source(images)) < 1e-5
+
+
+def test_own_checkpoint_of_another_network(options, tmp_path):
+    torch.save(mmpretrain.get_model(make_cfg(options)).state_dict(), tmp_path / 'own.pth')
+    cfg = make_cfg(options, **{'model.backbone.arch': '7'})
+    with pytest.raises(UsageError, match='checkpoint does not fit the backbone: missing: blocks.4'):
+        mmpretrain.get_model(cfg, pretrained=str(tmp_path / 'own.pth'))
 
 
 def load_from(path, options, work_dir, hooks, build=Runner.from_cfg, **kwargs):

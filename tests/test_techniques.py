@@ -365,6 +365,6 @@ def test_form(techniques):
     expected = {
         'deep training': ['deep', 'merged', 'merged'],  # its last two forms are the same
         'series activation': [None, None, None],
-        'both': ['deep', 'merged', 'deploy'],
+        'both': ['deep', 'merged', 'merged'],
     }[techniques]
     assert [form_of(network) for network in networks] == expected

@@ -219,7 +219,7 @@ def test_checkpoint_of_another_size(trained, digits, monkeypatch, tmp_path):
 def test_checkpoint_of_another_model(bad_checkpoints, digits, monkeypatch):
     args = [CONFIG, bad_checkpoints / 'other.pth', f'--work-dir={bad_checkpoints}/work']
     message = fail('test', *args, *narrow_options(digits), monkeypatch=monkeypatch)
-    assert 'is of another model, missing: ' in message
+    assert 'other.pth does not fit RetinaNet: missing: ' in message
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,7 @@ def find_config(args: argparse.Namespace) -> Config:
     if cfg.get('default_scope') != 'mmdet':
         raise UsageError(f'{args.config or args.checkpoint} is not of a detector.')
     launch.drop_pretrained(cfg)
+    cfg.visualizer = dict(type='mmdet.DetLocalVisualizer', name='image_demo')  # writes no log
     return cfg
 
 

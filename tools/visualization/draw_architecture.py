@@ -50,8 +50,8 @@ def parse_args() -> argparse.Namespace:
 
 def describe(block: nn.Module) -> str:
     """The operations of a layer of VanillaNet, one per line."""
-    geometry = block.conv.arguments
-    size, stride = geometry['kernel_size'], geometry['stride']
+    conv = block.conv.conv1 if block.conv.is_deep else block.conv.conv
+    size, stride = conv.kernel_size[0], conv.stride[0]
     lines = [f'conv {size}x{size}' + (f' /{stride}' if stride > 1 else '')]
     if isinstance(block.pool, nn.MaxPool2d):
         lines.append(f'max pool /{block.pool.kernel_size}')

@@ -1,0 +1,449 @@
+"""Checkpoint files that would do harm: each is refused, and nothing happens."""
+
+import argparse
+import builtins
+import io
+import os
+import pickle
+import struct
+import sys
+import tarfile
+import zipfile
+from collections import Counter, OrderedDict
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, run_python
+from mmengine.config import Config
+from mmengine.logging import HistoryBuffer
+
+from mmvanilla import UsageError
+from mmvanilla.checkpoint import load_checkpoint, replace_when_whole
+from mmvanilla.engine.config import config_in_checkpoint
+
+# Pickle instructions, to be put together as an attacker does.
+HISTORY_BUFFER = b'cmmengine.logging.history_buffer\nHistoryBuffer\n'
+NDARRAY, DTYPE = b'cnumpy\nndarray\n', b'cnumpy\ndtype\n'
+RECONSTRUCT = b'cnumpy.core.multiarray\n_reconstruct\n'
+SCALAR = b'cnumpy.core.multiarray\nscalar\n'
+ORDERED_DICT = b'ccollections\nOrderedDict\n'
+TENSOR = b'ctorch._utils\n_rebuild_tensor_v2\n'
+
+
+def dump(value):
+    """The instructions that make a value."""
+    return pickle.dumps(value, 2)[2:-1]
+
+
+def call(function, *arguments):
+    return function + b'(' + b''.join(arguments) + b'tR'
+
+
+def build(made, state):
+    return made + state + b'b'
+
+
+def new(cls, *arguments):
+    return cls + b'(' + b''.join(arguments) + b't\x81'
+
+
+def dtype(code, order='<', *, state=None):
+    made = call(DTYPE, dump(code), dump(False), dump(True))
+    return build(made, dump(state or (3, order, None, None, None, -1, -1, 0)))
+
+
+def array(dtype, raw, shape=(1,), version=1):
+    made = call(RECONSTRUCT, NDARRAY, dump((0,)), dump(b'b'))
+    state = b'(' + dump(version) + dump(shape) + dtype + dump(False) + raw + b't'
+    return build(made, state)
+
+
+def storage(kind, length, key='0'):
+    return b'(' + dump('storage') + kind + dump(key) + dump('cpu') + dump(length) + b'tQ'
+
+
+def tensor(length=4, offset=0, size=(4,), stride=(1,), kind=b'ctorch\nFloatStorage\n'):
+    rest = dump(offset) + dump(size) + dump(stride) + dump(False) + call(ORDERED_DICT)
+    return call(TENSOR, storage(kind, length) + rest)
+
+
+def history(log=None, **others):
+    log = array(dtype('f8'), dump(bytes(8))) if log is None else log
+    state = b'}(' + dump('max_length') + dump(10) + dump('_log_history') + log
+    state += dump('_count_history') + array(dtype('i8'), dump(struct.pack('<q', 1)))
+    for name, value in others.items():
+        state += dump(name) + value
+    return build(new(HISTORY_BUFFER), state + b'u')
+
+
+def statistic(name):
+    return call(b'cbuiltins\ngetattr\n', HISTORY_BUFFER, dump(name))
+
+
+def statistics(name, value):
+    return history(statistics_methods=b'}' + dump(name) + value + b's')
+
+
+PLACE = b'PLACE'  # stands for a path, of the same length, that must not appear
+RUN = dump('touch ' + 'PLACE' * 8)
+POINTER = dump(struct.pack('<Q', 0x4141414141414141))
+OBJECT_STATE = (3, '|', None, None, None, -1, -1, 63)
+MALICIOUS = {
+    'a call': call(b'cos\nsystem\n', RUN),
+    'a call of a built-in': call(b'cbuiltins\neval\n', dump("__import__('os').abort()")),
+    'a call by INST': b'(' + RUN + b'ios\nsystem\n',
+    'a call by OBJ': b'(cos\nsystem\n' + RUN + b'o',
+    'a call by an extension': b'\x82\x01',
+    'a class by NEWOBJ': new(b'csubprocess\nPopen\n', RUN),
+    'a class by NEWOBJ_EX': b'csubprocess\nPopen\n(' + RUN + b't}\x92',
+    'a name of protocol 4': dump('os') + dump('system') + b'\x93' + RUN + b'\x85R',
+    'a chain of getattr': call(
+        b'cbuiltins\ngetattr\n',
+        call(b'cbuiltins\ngetattr\n', HISTORY_BUFFER, dump('__init__')),
+        dump('__globals__'),
+    ),
+    'getattr of something else': call(b'cbuiltins\ngetattr\n', DTYPE, dump('mean')),
+    'a method of the class': call(b'cbuiltins\ngetattr\n', HISTORY_BUFFER, dump('update')),
+    'numpy loading pickles': call(b'cnumpy\nload\n', dump('a.npy')),
+    'an array of objects': array(dtype('O8', '|'), b']' + RUN + b'a'),
+    'an object dtype by its state': array(dtype('f8', state=OBJECT_STATE), POINTER),
+    'a scalar that is an object': call(SCALAR, dtype('f8', state=OBJECT_STATE), POINTER),
+    'a dtype with fields': dtype('V8', '|'),
+    'a dtype of other bytes': dtype('f8', '>'),
+    'a dtype by NEWOBJ': new(DTYPE, dump('O')),
+    'a dtype set twice': build(dtype('f8'), dump(OBJECT_STATE)),
+    'an array by its constructor': call(NDARRAY, dump((1 << 16,))),
+    'an array by NEWOBJ': new(NDARRAY, dump((1 << 16,)), dump('f8')),
+    'an array of a class': call(RECONSTRUCT, ORDERED_DICT, dump((0,)), dump(b'b')),
+    'an array longer than its bytes': array(dtype('f8'), dump(bytes(8)), (1 << 16,)),
+    'an array of negative shape': array(dtype('f8'), dump(bytes(8)), (-1, -1)),
+    'an array of another version': array(dtype('f8'), dump(bytes(8)), version=2),
+    'an array set twice': build(
+        array(dtype('f8'), dump(bytes(8))), dump((1, (1,), None, False, bytes(8)))
+    ),
+    'a scalar longer than its bytes': call(SCALAR, dtype('f8'), dump(b'')),
+    'a scalar of a string': call(SCALAR, dump('f8'), dump(bytes(8))),
+    'a HistoryBuffer with a statistic of its own': statistics('mean', dump('min')),
+    'a HistoryBuffer with another statistic': statistics('median', statistic('mean')),
+    'a HistoryBuffer with other logs': history(dump([1.0])),
+    'a HistoryBuffer with more': history(_statistics_methods=dump({})),
+    'a HistoryBuffer by its constructor': call(HISTORY_BUFFER, dump([1.0]), dump([1])),
+    'a state for a class': build(HISTORY_BUFFER, dump((None, {'mean': None}))),
+    'a state for a function': build(TENSOR, dump((None, {'__kwdefaults__': {}}))),
+    'a state for an array class': build(NDARRAY, dump((None, {'x': 1}))),
+    'a state for a tensor': build(tensor(), dump((None, {'data': 1}))),
+}
+MALICIOUS_TENSORS = {
+    'more numbers than its record': tensor(1 << 16, size=(1 << 16,)),
+    'a size beyond its record': tensor(size=(1 << 16,)),
+    'a stride beyond its record': tensor(size=(2,), stride=(1 << 40,)),
+    'a negative stride': tensor(offset=3, size=(2,), stride=(-1,)),
+    'a negative offset': tensor(offset=-2, size=(1,)),
+    'an offset beyond its record': tensor(offset=4, size=(1,)),
+    'another kind of number': tensor(kind=b'ctorch\nDoubleStorage\n'),
+    'no storage': call(TENSOR, dump([1, 2]) + dump(0) + dump((2,)) + dump((1,)) + dump(False)),
+    'another file': tensor(4, size=(4,)).replace(b'\x010', b'\x01/'),
+}
+
+
+def write(path, instructions, **records):
+    """A file as torch writes it, with ``data.pkl`` of given instructions and one record."""
+    with zipfile.ZipFile(path, 'w') as archive:
+        archive.writestr('archive/data.pkl', b'\x80\x02}' + dump('meta') + instructions + b's.')
+        archive.writestr('archive/byteorder', sys.byteorder)
+        archive.writestr('archive/data/0', np.arange(4, dtype=np.float32).tobytes())
+        archive.writestr('archive/version', '3\n')
+        for name, content in records.items():
+            archive.writestr(f'archive/{name}', content)
+    return path
+
+
+def with_place(instructions, place):
+    """Instructions that name ``place``; their length counts."""
+    return instructions.replace(b'PLACE' * 8, str(place).encode().ljust(40)[-40:])
+
+
+@pytest.fixture
+def place():
+    path = f'/tmp/mmvanilla-{os.getpid()}-ran'
+    yield path
+    assert not os.path.exists(path)
+
+
+READ = """
+import sys
+import torch
+import mmvanilla
+from mmvanilla.checkpoint import load_checkpoint
+from mmengine.logging import HistoryBuffer
+before = dict(vars(HistoryBuffer)), dict(HistoryBuffer._statistics_methods)
+for path in sys.argv[2:]:
+    try:
+        if sys.argv[1] == 'torch':
+            found = torch.load(path, weights_only=True)
+        else:
+            found = load_checkpoint(path, mmap=sys.argv[1] == 'mmap')
+    except Exception as error:
+        message = str(error)
+        assert sys.argv[1] == 'torch' or type(error) is mmvanilla.UsageError, repr(error)
+        assert sys.argv[1] == 'torch' or message.count('\\n') == 0 and path in message, message
+    else:
+        raise SystemExit(f'{path} was read: {found}')
+assert before == (dict(vars(HistoryBuffer)), dict(HistoryBuffer._statistics_methods))
+print('all refused')
+"""
+
+
+@pytest.mark.parametrize('reader', ['ours', 'mmap', 'torch'])
+def test_malicious_files(reader, place, tmp_path):
+    """In a process of its own, which some of them would crash."""
+    files = MALICIOUS if reader == 'torch' else MALICIOUS | MALICIOUS_TENSORS
+    paths = [
+        write(tmp_path / f'{name}.pth', with_place(instructions, place))
+        for name, instructions in files.items()
+    ]
+    assert len(paths) > 30
+    output = run_python('-c', READ, reader, *paths)
+    assert output.endswith('all refused\n'), output
+
+
+def test_each_would_be_read_if_it_were_harmless(tmp_path):
+    """The files above are refused for the harm in them, not for how they are put together."""
+    harmless = {
+        'array': (array(dtype('f8'), dump(struct.pack('<d', 3))), [3.0]),
+        'scalar': (call(SCALAR, dtype('f8'), dump(struct.pack('<d', 3))), 3.0),
+        'tensor': (tensor(), [0.0, 1.0, 2.0, 3.0]),
+        'part': (tensor(offset=1, size=(2,), stride=(2,)), [1.0, 3.0]),
+    }
+    for name, (instructions, expected) in harmless.items():
+        path = write(tmp_path / f'{name}.pth', instructions)
+        for mmap in (True, False):
+            assert load_checkpoint(path, mmap=mmap)['meta'].tolist() == expected
+    path = write(tmp_path / 'history.pth', statistics('mean', statistic('mean')))
+    for found in (load_checkpoint(path)['meta'], torch.load(path, weights_only=True)['meta']):
+        assert type(found) is HistoryBuffer and found.mean() == 0.0
+        found.update(2.0)
+        assert found.statistics('max') == 2.0
+        assert type(found._log_history) is np.ndarray
+
+
+@pytest.mark.parametrize(
+    ('name', 'message'),
+    [
+        ('tar', 'tar archive'),
+        ('script', 'TorchScript'),
+        ('compressed', 'compressed record'),
+        ('swapped', 'another byte order'),
+        ('damaged', 'not whole'),
+        ('zip-like', 'not whole'),
+        ('old', r'holds \w*\.system'),
+    ],
+)
+def test_other_files(name, message, tmp_path):
+    path = write(tmp_path / f'{name}.pth', tensor())
+    content = path.read_bytes()
+    if name == 'tar':
+        with tarfile.open(path, 'w') as archive:
+            archive.addfile(tarfile.TarInfo('../escaped'), io.BytesIO())
+    elif name == 'script':
+        torch.jit.script(torch.nn.Linear(1, 1)).save(str(path))
+    elif name == 'compressed':
+        with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr('archive/data.pkl', bytes(1 << 20))
+    elif name == 'swapped':
+        with zipfile.ZipFile(path, 'w') as archive:
+            archive.writestr('archive/data.pkl', b'\x80\x02}.')
+            archive.writestr('archive/byteorder', dict(little='big', big='little')[sys.byteorder])
+    elif name == 'damaged':  # one bit of the numbers
+        where = content.index(np.arange(4, dtype=np.float32).tobytes())
+        path.write_bytes(content[:where] + b'\x01' + content[where + 1 :])
+    elif name == 'zip-like':
+        path.write_bytes(content[:-22])
+    else:
+
+        class Payload:
+            def __reduce__(self):
+                return os.system, (f'touch {tmp_path}/escaped',)
+
+        torch.save(dict(a=Payload()), path, _use_new_zipfile_serialization=False)
+    with pytest.raises(UsageError, match=message):
+        load_checkpoint(path)
+    assert not (tmp_path / 'escaped').exists() and not (tmp_path.parent / 'escaped').exists()
+
+
+def everything():
+    """What training checkpoints hold."""
+    shared = torch.arange(6.0)
+    return dict(
+        tensors=[
+            torch.randn(2, 3).to(getattr(torch, name))
+            for name in ('float64', 'float32', 'float16', 'bfloat16', 'complex64', 'int64', 'int32')
+        ],
+        others=[
+            torch.tensor([True, False]),
+            torch.empty(0, 3),
+            torch.tensor(5),
+            shared,
+            shared[::2],
+        ],
+        transposed=torch.randn(3, 4).t(),
+        channels_last=torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last),
+        parameter=torch.nn.Parameter(torch.ones(2)),
+        with_grad=torch.ones(2, requires_grad=True),
+        float8=torch.ones(3).to(torch.float8_e4m3fn),
+        logs=HistoryBuffer([1.0, 2.0, 6.0], [1, 1, 1]),
+        scalars=[np.float32(0.5), np.float64(0.25), np.int64(3), np.bool_(True), np.uint8(7)],
+        arrays=[np.arange(6.0).reshape(2, 3), np.asfortranarray(np.eye(3)[:2]), np.zeros((0, 2))],
+        milestones=Counter([3, 3, 5]),
+        plain=dict(a=(1, 'ü', None, b'x', 2.5, {1, 2}, 1j, True, 10**30), dtype=torch.float32),
+        device=torch.device('cpu'),
+        size=torch.Size([1, 2]),
+        options=argparse.Namespace(lr=0.1),
+    )
+
+
+def assert_same(got, expected):
+    if isinstance(expected, HistoryBuffer):
+        assert type(got) is HistoryBuffer
+        assert got.max_length == expected.max_length
+        assert_same(got.data, expected.data)
+    elif isinstance(expected, torch.Tensor):
+        assert type(got) is type(expected) and got.dtype == expected.dtype
+        assert got.stride() == expected.stride() and got.requires_grad == expected.requires_grad
+        assert got.tolist() == expected.tolist()
+    elif isinstance(expected, (np.ndarray, np.generic)):
+        assert got.dtype == expected.dtype and np.array_equal(got, expected)
+    elif isinstance(expected, dict):
+        assert type(got) is type(expected) and got.keys() == expected.keys()
+        for key, value in expected.items():
+            assert_same(got[key], value)
+    elif isinstance(expected, (list, tuple)) and type(expected) is not torch.Size:
+        assert type(got) is type(expected) and len(got) == len(expected)
+        for one, other in zip(got, expected):
+            assert_same(one, other)
+    else:
+        assert type(got) is type(expected) and got == expected
+
+
+@pytest.mark.parametrize('mmap', [True, False])
+def test_everything_that_training_writes(mmap, tmp_path):
+    expected = everything()
+    torch.save(expected, tmp_path / 'a.pth')
+    loaded = load_checkpoint(tmp_path / 'a.pth', mmap=mmap)
+    assert_same(loaded, expected)
+    assert loaded['others'][3].data_ptr() == loaded['others'][4].data_ptr()
+    # And what was read is written as what it was, for readers without mmvanilla.
+    torch.save(loaded, tmp_path / 'b.pth')
+    assert_same(load_checkpoint(tmp_path / 'b.pth'), expected)
+    names = pickle_names(tmp_path / 'b.pth')
+    assert not any('mmvanilla' in name for name in names)
+
+
+def pickle_names(path):
+    with zipfile.ZipFile(path) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith('data.pkl'))
+        return torch._weights_only_unpickler.get_globals_in_pkl(io.BytesIO(archive.read(name)))
+
+
+def test_versions_of_a_state_dict(tmp_path):
+    weights = torch.nn.BatchNorm2d(3).state_dict()
+    torch.save(weights, tmp_path / 'a.pth')
+    loaded = load_checkpoint(tmp_path / 'a.pth')
+    assert isinstance(loaded, OrderedDict) and loaded._metadata[''] == dict(version=2)
+
+
+MODEL = "dict(type='RetinaNet', backbone=dict(type='{}', depth=50))"
+
+
+@pytest.mark.parametrize(
+    ('text', 'named'),
+    [
+        ("model = dict(type='subprocess.getoutput', cmd='touch {place}')", 'subprocess.getoutput'),
+        (f'model = {MODEL.format("os.path.join")}', 'os.path.join'),
+        (f'model = {MODEL.format("antigravity")}', 'antigravity'),
+        (f'model = {MODEL.format("photos_neighbour")}', 'photos_neighbour'),
+        (f'model = {MODEL.format("mmengine.Config.fromfile")}', 'mmengine.Config.fromfile'),
+        (f'model = {MODEL.format("mmengine.dump")}', 'mmengine.dump'),
+        (f'model = {MODEL.format("torch.hub.load")}', 'torch.hub.load'),
+        ("custom_imports = dict(imports=['photos_neighbour'])", 'photos_neighbour'),
+        ("custom_imports = dict(imports='photos_neighbour.deep')", 'photos_neighbour'),
+        ("default_scope = 'photos_neighbour'", 'photos_neighbour'),
+        ("model = dict(type='RetinaNet', _scope_='photos_neighbour')", 'photos_neighbour'),
+        (
+            "model = dict(type='RetinaNet', test_cfg=dict(nms=dict(type='exit()')))",
+            'exit',
+        ),
+        ("model = dict(type='RetinaNet', warp_mode='exit()')", 'exit'),
+        ('model = dict(type=exit())', 'not plain values'),
+        ("import os\nmodel = dict(type='RetinaNet')", 'not plain values'),
+        ("model = {**exec('raise SystemExit')}", 'not plain values'),
+        ('model = ' + '(' * 5000 + ')' * 5000, 'not plain values'),
+    ],
+)
+def test_configs_in_checkpoints_are_data(text, named, place, tmp_path, monkeypatch):
+    (tmp_path / 'photos_neighbour.py').write_text(f"open({str(place)!r}, 'w')\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    text = text.replace('{place}', str(place))
+    scope = '' if text.startswith('default_scope') else "default_scope = 'mmdet'\n"
+    if text.startswith(('import', 'model = (')):
+        scope = ''
+    with pytest.raises(UsageError, match=f'evil.pth .*{named}.*--config'):
+        config_in_checkpoint(dict(meta=dict(cfg=scope + text)), 'evil.pth')
+    assert not {'antigravity', 'photos_neighbour'} & sys.modules.keys()
+
+
+def test_custom_imports_of_known_packages(tmp_path):
+    text = "custom_imports = dict(imports=['mmvanilla', 'mmpretrain.models'])\n"
+    text += f"default_scope = 'mmdet'\nmodel = {MODEL.format('VanillaNet')}"
+    cfg = config_in_checkpoint(dict(meta=dict(cfg=text)), 'a.pth')
+    assert cfg.model.backbone.type == 'VanillaNet' and 'custom_imports' not in cfg
+
+
+@pytest.mark.parametrize('config', sorted((ROOT / 'configs').glob('*.py')), ids=lambda p: p.stem)
+def test_own_configs_are_taken(config):
+    text = Config.fromfile(config).pretty_text
+    assert 'model' in config_in_checkpoint(dict(meta=dict(cfg=text)), 'a.pth')
+
+
+def test_planted_links_are_not_followed(tmp_path):
+    target = tmp_path / 'target'
+    target.write_text('kept')
+    (tmp_path / 'a.pth.tmp').symlink_to(target)
+    with replace_when_whole(tmp_path / 'a.pth') as first:
+        with replace_when_whole(tmp_path / 'a.pth') as second:
+            assert first != second
+            second.write_text('second')
+        first.write_text('first')
+    assert (tmp_path / 'a.pth').read_text() == 'first' and target.read_text() == 'kept'
+    assert sorted(os.listdir(tmp_path)) == ['a.pth', 'a.pth.tmp', 'target']
+
+
+KILLED = """
+import os
+import signal
+import sys
+from mmvanilla.checkpoint import replace_when_whole
+with replace_when_whole(sys.argv[1]) as temporary:
+    temporary.write_text('half')
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_leftovers_of_a_killed_writer(tmp_path):
+    result = run_python('-c', KILLED, tmp_path / 'epoch_1.pth', check=False)
+    assert result.returncode == -9
+    (leftover,) = os.listdir(tmp_path)
+    assert leftover.startswith('epoch_1.pth.') and leftover.endswith('.tmp')
+    with replace_when_whole(tmp_path / 'epoch_2.pth') as temporary:
+        temporary.write_text('whole')
+    assert os.listdir(tmp_path) == ['epoch_2.pth']
+
+
+def test_permissions_are_those_of_any_file(tmp_path):
+    with replace_when_whole(tmp_path / 'a') as temporary:
+        temporary.write_text('x')
+    with builtins.open(tmp_path / 'b', 'w'):
+        pass
+    assert (tmp_path / 'a').stat().st_mode == (tmp_path / 'b').stat().st_mode
