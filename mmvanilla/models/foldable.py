@@ -181,8 +181,11 @@ class Foldable(nn.Module):
 
 
 def named_foldables(network: nn.Module) -> Iterator[Tuple[str, Foldable]]:
-    """Every layer of ``network`` that folds, with what its keys in a state dict begin with."""
-    for name, module in network.named_modules():
+    """Every layer of ``network`` that folds, with what its keys in a state dict begin with.
+
+    A layer that is in several places comes with each of its names.
+    """
+    for name, module in network.named_modules(remove_duplicate=False):
         if isinstance(module, Foldable):
             yield name and f'{name}.', module
 

@@ -69,7 +69,8 @@ def switch_to_deploy(model: nn.Module, inplace: bool = False) -> nn.Module:
 
 def deep_convs(model: nn.Module) -> Iterator[Foldable]:
     """Every deep convolution inside ``model``, in whatever form it is."""
-    return (layer for _, layer in named_foldables(model) if 'deep' in layer.forms)
+    layers = (layer for _, layer in named_foldables(model) if 'deep' in layer.forms)
+    return iter(dict.fromkeys(layers))  # each once
 
 
 def form_of(model: nn.Module) -> Optional[str]:
