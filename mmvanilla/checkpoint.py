@@ -87,7 +87,7 @@ def get_state_dict(checkpoint: Mapping[str, Any]) -> Dict[str, Tensor]:
             checkpoint = checkpoint[key]
             break
     weights = OrderedDict(
-        (key.replace('_orig_mod.', '').removeprefix('module.'), value)
+        (re.sub(r'^(module\.)+', '', key.replace('_orig_mod.', '')), value)
         for key, value in checkpoint.items()
     )
     if hasattr(checkpoint, '_metadata'):  # by which modules know weights of their older versions

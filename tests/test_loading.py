@@ -10,6 +10,7 @@ from mmengine.model import ExponentialMovingAverage
 from mmengine.runner.checkpoint import load_state_dict
 from mmpretrain.models import ImageClassifier, ResNet
 from torch import nn
+from torch.nn.utils import prune
 
 from mmvanilla import (
     UsageError,
@@ -23,6 +24,7 @@ from mmvanilla import (
 )
 from mmvanilla.models import DeepConv, SeriesActivation
 from mmvanilla.models.foldable import named_foldables
+from mmvanilla.models.loading import load_weights
 
 IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 NARROW = dict(arch='6', widen_factor=1 / 64)
@@ -279,6 +281,139 @@ def test_merged_weights_train_unless_an_optimizer_holds_others(kind):
     for name, value in network.named_parameters():
         if name.endswith('conv.conv.weight'):
             assert not torch.equal(value, weights[name])
+
+
+def test_fused_layers_do_not_train_whoever_made_them():
+    for network in (build('classifier', 'deploy'), switch_to_deploy(build('classifier'))):
+        network.train()
+        with pytest.raises(UsageError, match='fused weights, which are for inference alone'):
+            network(IMAGES)
+
+
+@pytest.mark.parametrize('fold', [merge_deep_convs, switch_to_deploy])
+def test_folding_in_place_beside_an_optimizer(fold):
+    network = build('classifier')
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    fold(network, inplace=True).train()
+    with pytest.raises(UsageError, match='fused|make the optimizer after that'):
+        network(IMAGES)
+    del optimizer
+
+
+def test_what_holds_old_parameters_is_no_optimizer():
+    network = build('classifier').train()
+    kept = dict(network.named_parameters()), network(IMAGES)
+    network.load_state_dict(merge_deep_convs(build('classifier', seed=1)).state_dict())
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    network(IMAGES).mean().backward()
+    optimizer.step()
+    assert len(kept[0]) > len(optimizer.param_groups[0]['params'])
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize('form', ['merged', 'deploy'])
+def test_weights_of_low_precision_are_folded_in_that_of_the_network(form, dtype):
+    weights = build('VanillaNet, n = 1').to(dtype).state_dict()
+    deep, network = build('VanillaNet, n = 1'), build('VanillaNet, n = 1', form, seed=1)
+    for each in (deep, network):
+        each.load_state_dict(weights)
+    assert relative_error(outputs(network), outputs(deep)) < 1e-5
+
+
+@pytest.mark.parametrize('load', LOADERS)
+def test_weights_without_lambda_are_of_lambda_one(load):
+    source, network = build('VanillaNet, n = 1'), build('VanillaNet, n = 1', seed=1)
+    set_deep_training_lambda(network, 0.3)
+    load(network, {k: v for k, v in source.state_dict().items() if '_extra_state' not in k})
+    assert torch.equal(outputs(network), outputs(source))
+
+
+@pytest.mark.parametrize('load', LOADERS)
+@pytest.mark.parametrize('prefix', ['', '_orig_mod.', 'module.module.'])
+def test_a_part_is_compiled(prefix, load):
+    """Its names are those of the compiled part, whatever is before the whole."""
+    networks = [build('classifier', seed=seed) for seed in (0, 1)]
+    expected = outputs(networks[0])
+    for network in networks:
+        network.backbone.blocks[1] = torch.compile(network.backbone.blocks[1], backend='eager')
+    for form in FORMS.values():
+        weights = form(networks[0]).state_dict()
+        network = copy.deepcopy(networks[1])
+        load(network, {prefix + k: v for k, v in weights.items()})
+        assert relative_error(outputs(network), expected) < 1e-5
+        plain = {k.replace('_orig_mod.', ''): v for k, v in weights.items()}
+        again = copy.deepcopy(networks[1])
+        load(again, plain)
+        assert relative_error(outputs(again), expected) < 1e-5
+
+
+def test_a_network_with_names_like_the_authors():
+    class Layer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.act = nn.Conv2d(3, 3, 1), nn.ReLU()
+
+        def forward(self, x):
+            return self.act(self.conv(x))
+
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stages = nn.Sequential(Layer(), Layer())
+
+        def forward(self, x):
+            return self.stages(x)
+
+    network = add_series_activation(Network(), 1, input_shape=(3, 8, 8))
+    weights = {k: v + 1 for k, v in network.state_dict().items()}
+    network.load_state_dict(weights)
+    assert torch.equal(network.stages[0].conv.weight, weights['stages.0.conv.weight'])
+
+
+def test_layers_that_somebody_changed_load_their_own_weights():
+    for change in (
+        fuse_conv_bn,
+        lambda network: prune.random_unstructured(network.stem.conv.conv1, 'weight', 0.5),
+        lambda network: network.stem.conv.conv1.register_buffer('total_ops', torch.zeros(1)),
+    ):
+        network = build('VanillaNet, n = 1')
+        change(network)
+        expected = outputs(network)
+        weights = copy.deepcopy(network.state_dict())
+        for parameter in network.parameters():
+            parameter.data.zero_()
+        network.load_state_dict(weights)
+        assert torch.equal(outputs(network), expected)
+    load_state_dict(build('VanillaNet, n = 1'), weights)  # with a key too many
+
+
+def test_a_missing_layer_is_named():
+    weights = VanillaNet('5', widen_factor=1 / 64, act_num=1).state_dict()
+    for form in FORMS:
+        with pytest.raises(UsageError, match=r'a\.pth does not fit VanillaNet: missing: blocks\.3'):
+            load_weights(build('VanillaNet, n = 1', form), weights, 'a.pth')
+
+
+def test_loaded_in_inference_mode_and_trained_later():
+    network = build('VanillaNet, n = 1', seed=1)
+    with torch.inference_mode():
+        network.load_state_dict(merge_deep_convs(build('VanillaNet, n = 1')).state_dict())
+    network.train()
+    sum(x.mean() for x in network(IMAGES)).backward()
+
+
+def test_a_layer_in_two_places():
+    def make(seed):
+        layer = randomize(DeepConv(3, 3), seed)
+        return nn.ModuleDict(dict(one=layer, other=layer))
+
+    for fold in FORMS.values():
+        source, network = make(0), make(1)
+        load_weights(network, fold(source).state_dict(), 'a.pth', strict=True)
+        x = torch.rand(1, 3, 4, 4)
+        for model in (source, network):
+            model.eval()
+        torch.testing.assert_close(network.other(x), source.one(x), rtol=1e-4, atol=1e-5)
 
 
 def test_an_averaged_copy_takes_the_form():

@@ -14,7 +14,7 @@ from test_deep_training_hook import Classifier, Record, make_runner
 from torch import nn
 from torch.distributed import destroy_process_group, init_process_group
 
-from mmvanilla import UsageError
+from mmvanilla import UsageError, merge_deep_convs, switch_to_deploy
 from mmvanilla.checkpoint import load_checkpoint
 from mmvanilla.engine import merging
 from mmvanilla.engine.merging import ema_hooks
@@ -250,6 +250,43 @@ def test_steps_are_counted_anew(tmp_path):
     for group in runner.optim_wrapper.optimizer.param_groups:
         for param in group['params']:
             assert group['step'] == (4 if 'conv.conv.' in names[id(param)] else 8)
+
+
+@pytest.mark.parametrize('ema', [None, False, True])
+@pytest.mark.parametrize('where', ['backbone', 'model'])
+def test_merged_weights_by_init_cfg(where, ema, tmp_path):
+    """The optimizer is made before they are loaded; a resumed run repeats the whole one."""
+    source = merge_deep_convs(randomize(Classifier()))
+    torch.save(source.state_dict(), tmp_path / 'merged.pth')
+    init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'merged.pth'))
+    resume = dict(resume=True, load_from=str(tmp_path / 'whole/epoch_2.pth'))
+    runners = []
+    for folder, kwargs in (('whole', {}), ('resumed', resume)):
+        model = Classifier(**(dict(init_cfg=init_cfg) if where == 'backbone' else {}))
+        if where == 'model':
+            model.init_cfg = init_cfg
+        runner = merging_runner(tmp_path / folder, ema=ema, model=model, **kwargs)
+        runner.train()
+        runners.append(runner)
+        held = {id(p) for g in runner.optim_wrapper.param_groups for p in g['params']}
+        assert {id(p) for p in runner.model.parameters()} == held
+    one, other = (load_checkpoint(tmp_path / f / 'epoch_4.pth') for f in ('whole', 'resumed'))
+    torch.testing.assert_close(other['state_dict'], one['state_dict'], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize('form', ['merged', 'deploy'])
+def test_a_frozen_teacher_in_another_form(form, tmp_path):
+    """The student is annealed, whatever form its teacher has or takes."""
+    for built in ({}, {form: True}):
+        model = Classifier()
+        model.teacher = Classifier(**built).requires_grad_(False)
+        fold = dict(merged=merge_deep_convs, deploy=switch_to_deploy)[form]
+        model.teacher.load_state_dict(fold(randomize(Classifier())).state_dict())
+        record = Record()
+        make_runner(tmp_path / str(bool(built)), model=model, hooks=[record]).train()
+        student = {min(values) for values in record.train}
+        assert 0.0 in student and 1.0 in student
+        assert {conv.lambda_ for conv in deep_convs(model.teacher)} == {1.0}
 
 
 class Sharing(torch.optim.SGD):

@@ -17,7 +17,6 @@ from ..models.reparameterize import (
     check_fused,
     deep_convs,
     form_of,
-    set_deep_training_lambda,
     switch_to_deploy,
     unwrap,
 )
@@ -88,8 +87,9 @@ class DeepTrainingHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         self.weights_loaded = not runner._resume
-        name_weights(checkpoint)
-        model, weights = unwrap(runner.model), checkpoint['state_dict']
+        model = unwrap(runner.model)
+        name_weights(checkpoint, model)
+        weights = checkpoint['state_dict']
         if runner._resume:
             self._take_form(runner, weights)  # before weights, momenta and averages are loaded
         # Fine-tuning to other classes: mmpretrain's EMA hook would refuse the averaged copy, which
@@ -111,7 +111,9 @@ class DeepTrainingHook(Hook):
         self._follow_loaded_forms(runner)
         if self.merge:
             check_run(runner)
-        if self._lambda(runner) < 1 and not all(conv.is_deep for conv in deep_convs(runner.model)):
+        if self._lambda(runner) < 1 and not all(
+            conv.is_deep for conv in deep_convs(runner.model) if conv.is_trained
+        ):
             raise UsageError(
                 f'{self.length_name}={self.length} anneals λ, and the network is merged already: '
                 f'set {self.length_name}=0, or build the network without merged=True.'
@@ -184,20 +186,23 @@ class DeepTrainingHook(Hook):
     def _set_lambda(self, runner: Runner) -> None:
         value = self._lambda(runner)
         for model in (runner.model, *(hook.ema_model for hook in ema_hooks(runner))):
-            set_deep_training_lambda(model, value)
+            for conv in deep_convs(model):
+                if conv.is_deep:  # those merged, a teacher's for one, stay at 1
+                    conv.lambda_ = value
         if self.merge and value == 1:
             self._merge(runner)
 
     def _follow_loaded_forms(self, runner: Runner) -> None:
         """Has optimizer, averaged copies and λ follow the layers that took the form of weights."""
         layers = dict(named_foldables(unwrap(runner.model)))
-        taken = [prefix for prefix, layer in layers.items() if layer.taken_form == 'merged']
+        taken = {prefix: layer for prefix, layer in layers.items() if layer.taken_form == 'merged'}
         for layer in layers.values():
-            if layer.taken_form == 'deploy':
+            if layer.taken_form == 'deploy' and layer.is_trained:
                 layer.check_trainable()
         if taken:
             merge_in_run(runner, taken)
-        if (taken or self.resumed_merged) and self._lambda(runner) < 1:
+        merged = self.resumed_merged or any(layer.is_trained for layer in taken.values())
+        if merged and self._lambda(runner) < 1:
             runner.logger.warning(
                 'The loaded weights are merged, so that λ stays 1: '
                 f'{self.length_name}={self.length} is not followed.'
@@ -220,7 +225,7 @@ class DeepTrainingHook(Hook):
                     'built merged, so the optimizer does not fit: resume with the config that it '
                     'was trained with, or start from its weights (load_from).'
                 )
-            if its == 'merged' != own:
+            if its == 'merged' and (own == 'deep' or layer.taken_form == 'merged'):
                 to_merge.append(prefix)
         if to_merge:
             merge_in_run(runner, to_merge)

@@ -33,14 +33,15 @@ def check_run(runner: Runner) -> None:
         or isinstance(model, MMSeparateDistributedDataParallel)
     ):
         raise UsageError(
-            f'merge=True does not work in {type(model).__name__}: use MMDistributedDataParallel, '
-            'or leave merge out.'
+            f'merging does not work in {type(model).__name__}: use MMDistributedDataParallel, or '
+            'train in deep form (without merge, from weights that are not merged).'
         )
     for optimizer in _optimizers(runner):
         if hasattr(optimizer, 'consolidate_state_dict'):
             raise UsageError(
-                f'merge=True does not work with {type(optimizer).__name__}, which shares its '
-                'parameters among processes: use the optimizer itself, or leave merge out.'
+                f'merging does not work with {type(optimizer).__name__}, which shares its '
+                'parameters among processes: use the optimizer itself, or train in deep form '
+                '(without merge, from weights that are not merged).'
             )
 
 

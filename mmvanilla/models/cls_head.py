@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from ..errors import UsageError
 from ..registry import MODELS, register
 from .deep_conv import DeepConv
+from .loading import rename_on_loading
 from .vanillanet import VanillaNet
 
 try:
@@ -73,6 +74,7 @@ class VanillaNetClsHead(ClsHead):
             merged=merged,
             deploy=deploy,
         )
+        rename_on_loading(self)
 
     def pre_logits(self, feats: Tuple[Tensor, ...]) -> Tensor:
         """Pooled features of the last stage: the last of (N, C, H, W) to (N, C)."""

@@ -194,7 +194,7 @@ class DeepConv(Foldable):
             return None
         return (
             f'its λ is {lambda_:g}, and the pair merges only at 1: train it to λ = 1 first, or '
-            'build the network without merged=True and deploy=True.'
+            'build the network anew, without merged=True and deploy=True.'
         )
 
     def fold_weights(self, state_dict: Dict[str, Tensor], prefix: str, form: str) -> None:
@@ -215,7 +215,8 @@ class DeepConv(Foldable):
         if form == 'deploy':
             norm = take(state_dict, f'{prefix}norm.')
             weight, bias = fuse_conv_bn(weight, bias, norm, self.norm_eps)
-        put_conv(state_dict, prefix, weight, bias, conv['weight'].dtype)
+        own = self.conv1 if self.is_deep else self.conv
+        put_conv(state_dict, prefix, weight, bias, own.weight.dtype)
 
     def build_form(self, form: str) -> None:
         self.conv = (

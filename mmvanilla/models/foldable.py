@@ -7,14 +7,16 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Set, Tuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
 
 from ..errors import UsageError
 from .folding import take
 
 # At λ = 1 each form computes what the one before it does.
 FORMS = ('deep', 'merged', 'deploy')
-# What weights may lack: counters, and a λ, which then is 1.
-OPTIONAL = ('num_batches_tracked', '_extra_state')
+# What weights are complete with; they may lack counters, and a λ, which then is 1.
+NUMBERS = ('weight', 'bias', 'running_mean', 'running_var')
 Mismatches = Dict[str, List[str]]
 
 # The parameters that a layer had in earlier forms, weakly, each with what took its place. Not in
@@ -26,12 +28,13 @@ class Foldable(nn.Module):
     """A layer that is built in one of ``forms`` and takes weights in any of them.
 
     Weights in an earlier form are folded on loading, if their λ is 1. For weights in a later form
-    the layer itself is folded: it takes the form of the weights. After that it does not train on
-    fused weights, nor while an optimizer holds the parameters that it had before.
+    the layer itself is folded: it takes the form of the weights. It does not train in deploy form,
+    nor while an optimizer holds parameters that it had before.
     """
 
     forms: Tuple[str, ...] = FORMS
     taken_form: Optional[str] = None  # that of weights, if the layer took it on loading
+    rebuilt = False  # whether an optimizer may hold parameters of an earlier form
     lambda_ = 1.0  # equation 1
     is_deep = False  # whether it is in deep form, in which λ may be below 1
 
@@ -47,7 +50,7 @@ class Foldable(nn.Module):
         raise NotImplementedError
 
     def keys_in(self, form: str) -> Set[str]:
-        """The keys of this layer's weights in a form, but for those in ``OPTIONAL``."""
+        """The keys of this layer's weights in a form that end with ``NUMBERS``."""
         raise NotImplementedError
 
     def build_form(self, form: str) -> None:
@@ -99,31 +102,44 @@ class Foldable(nn.Module):
                 'set_deep_training_lambda(model, 1).'
             )
 
+    @property
+    def is_trained(self) -> bool:
+        """Whether it has parameters that are not frozen."""
+        return any(parameter.requires_grad for parameter in self.parameters())
+
+    @property
+    def is_fused(self) -> bool:
+        """Whether it is in deploy form, and another from that in which it trains."""
+        return self.norm is None and 'deploy' in self.forms
+
     def check_training(self) -> None:
         """Raises UsageError where training would be lost on this layer; called by forward."""
-        if self.taken_form is None or not (self.training and torch.is_grad_enabled()):
+        if not (self.rebuilt or self.is_fused) or not (self.training and torch.is_grad_enabled()):
             return
-        if any(parameter.requires_grad for parameter in self.parameters()):
+        if self.is_trained:
             self.check_trainable()
-            self.let_go()
 
     def check_trainable(self) -> None:
-        """Raises UsageError if the layer took a form that does not train, or is not trained."""
-        if self.taken_form == 'deploy':
+        """Raises UsageError if the layer is fused, or an optimizer does not hold what it trains."""
+        if self.is_fused:
             raise UsageError(
-                'the network has loaded fused weights, which are for inference alone: train from '
-                'the training checkpoint that they were made of.'
+                'the network has fused weights, which are for inference alone: build it anew, and '
+                'train from the training checkpoint that they were made of.'
             )
-        gc.collect()
-        if any(self.replaced()):
+        held = _held_parameters()
+        if any(id(old) in held for old, _ in self.replaced()):
             raise UsageError(
-                'the network has loaded merged weights after its optimizer was made, which holds '
-                'other parameters: build the network with merged=True (the backbone, and the head '
-                'of a classifier), or train with DeepTrainingHook.'
+                'the network took the merged form of its weights after its optimizer was made, '
+                'which holds other parameters: make the optimizer after that, build the network '
+                'with merged=True (the backbone, and the head of a classifier), or train with '
+                'DeepTrainingHook.'
             )
+        for layer in list(_replaced):
+            if not any(id(old) in held for old, _ in layer.replaced()):
+                layer.let_go()
 
     def replaced(self) -> Iterator[Tuple[nn.Parameter, Optional[nn.Parameter]]]:
-        """Parameters of earlier forms that somebody still holds, and what took their places."""
+        """Parameters of earlier forms that still exist, and what took their places."""
         for reference, successor in _replaced.get(self, ()):
             parameter = reference()
             if parameter is not None:
@@ -131,53 +147,59 @@ class Foldable(nn.Module):
 
     def let_go(self) -> None:
         """Forgets the earlier forms: no optimizer holds their parameters."""
-        self.taken_form = None
+        self.rebuilt = False
         _replaced.pop(self, None)
 
     def _rebuild(self, form: str) -> None:
         before = dict(self.named_parameters())
-        self.build_form(form)
+        with torch.inference_mode(False):  # it may be trained later
+            self.build_form(form)
         own = dict(self.named_parameters())
+        self.rebuilt = True
         _replaced[self] = [
             (weakref.ref(parameter), own.get(name.replace('conv1.', 'conv.')))
             for name, parameter in before.items()
             if own.get(name) is not parameter
         ]
+        known = getattr(self, '_params_init_info', None)
+        if known is not None:  # mmengine asks of each parameter how it was initialized
+            for module in self.modules():
+                module._params_init_info = known
+            for parameter in own.values():
+                if parameter not in known:
+                    known[parameter].update(init_info='folded', tmp_mean_value=parameter.mean())
 
-    def _load_from_state_dict(
-        self,
-        state_dict: Dict[str, Tensor],
-        prefix: str,
-        local_metadata: dict,
-        strict: bool,
-        missing_keys: List[str],
-        unexpected_keys: List[str],
-        error_msgs: List[str],
-    ) -> None:
+    def _load_from_state_dict(self, state_dict: Dict[str, Tensor], prefix: str, *args: Any) -> None:
         given = {k[len(prefix) :]: v for k, v in state_dict.items() if k.startswith(prefix)}
         if given:
             weights, mismatches = match(self, given)
             shapes = mismatches.pop('of another shape')
+            # Others, such as a profiler's, change nothing.
+            mismatches['unexpected'] = [k for k in mismatches['unexpected'] if k.endswith(NUMBERS)]
             complain(mismatches, prefix.rstrip('.') or type(self).__name__)
-            form = self.form_in(weights)
+            form = self.form_in(weights) or self.form
             if form != self.form and shapes:  # as torch names them, and leaves the layer alone
-                error_msgs.extend(f'size mismatch for {prefix}{shape}.' for shape in shapes)
+                args[-1].extend(f'size mismatch for {prefix}{shape}.' for shape in shapes)
                 weights = self.state_dict()
             elif form != self.form:
                 self._rebuild(form)
                 self.taken_form = form
-            for name in given:
-                del state_dict[prefix + name]
+            if form == 'deep':
+                weights.setdefault('act._extra_state', torch.tensor(1.0, dtype=torch.float64))
+            take(state_dict, prefix)
             state_dict.update({prefix + name: value for name, value in weights.items()})
-        super()._load_from_state_dict(
-            state_dict,
-            prefix,
-            local_metadata,
-            strict,
-            missing_keys,
-            unexpected_keys,
-            error_msgs,
-        )
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _held_parameters() -> Set[int]:
+    """The identities of the parameters that optimizers and DDP wrappers of this process hold."""
+    held = set()
+    for each in gc.get_objects():
+        if issubclass(type(each), Optimizer):
+            held.update(id(p) for group in each.param_groups for p in group['params'])
+        elif issubclass(type(each), DistributedDataParallel):
+            held.update(map(id, each._module_parameters))
+    return held
 
 
 def named_foldables(network: nn.Module) -> Iterator[Tuple[str, Foldable]]:
@@ -213,9 +235,11 @@ def match(
         own = {k[len(prefix) :]: v for k, v in weights.items() if k.startswith(prefix)}
         form = layer.form_in(own) or layer.form
         reason = layer.explain_mismatch(own)
-        keys = {k for k in own if not k.endswith(OPTIONAL)}
+        keys = {k for k in own if k.endswith(NUMBERS)}
         if reason:
             reasons.append(f'{prefix.rstrip(".")}: {reason}' if prefix else reason)
+        elif own.keys() == layer.state_dict().keys():  # also of layers that somebody changed
+            pass
         elif own and keys != layer.keys_in(form):
             missing += [prefix + k for k in layer.keys_in(form) - keys]
             unexpected += [prefix + k for k in keys - layer.keys_in(form)]
@@ -252,7 +276,9 @@ def list_mismatches(given: Mapping[str, Any], expected: Mapping[str, Any]) -> Mi
     """Keys of a state dict that are missing, unexpected or of another shape."""
     return {
         'missing': sorted(
-            key for key in expected.keys() - given.keys() if not key.endswith(OPTIONAL)
+            key
+            for key in expected.keys() - given.keys()
+            if not key.endswith(('num_batches_tracked', 'act._extra_state'))
         ),
         'unexpected': sorted(given.keys() - expected.keys()),
         'of another shape': [

@@ -5,7 +5,7 @@ the form of their weights (``Foldable``). Files come in by ``load_weights`` and 
 """
 
 import re
-from typing import Any, Dict, Iterator, Optional
+from typing import Any, Dict, Iterator, Mapping, Optional
 
 from mmengine.logging import print_log
 from mmengine.model.weight_init import PretrainedInit
@@ -17,19 +17,31 @@ from .folding import take
 from .official import convert_official_state_dict, is_official_state_dict
 
 
-def own_names(weights: Dict[str, Tensor]) -> Dict[str, Tensor]:
+def own_names(weights: Mapping[str, Any], network: Optional[nn.Module] = None) -> Dict[str, Tensor]:
     """Weights in the names of this package: without those of wrappers (DDP, compiled networks), the
     authors' as an mmpretrain classifier's.
+
+    Args:
+        weights: A state dict, or a checkpoint.
+        network: What they are for, whose own parts may be compiled.
     """
     weights = get_state_dict(weights)
-    return convert_official_state_dict(weights) if is_official_state_dict(weights) else weights
+    if is_official_state_dict(weights):
+        weights = convert_official_state_dict(weights)
+    for name, _ in [] if network is None else network.named_modules():
+        if name.endswith('_orig_mod'):
+            parent = name[: -len('_orig_mod')]
+            for key in [key for key in weights if key.startswith(parent)]:
+                weights[f'{name}.{key[len(parent) :]}'] = weights.pop(key)
+    return weights
 
 
-def name_weights(checkpoint: Dict[str, Any]) -> None:
-    """Gives a checkpoint the entry that mmengine reads, in the names of this package, in place."""
-    weights = own_names(checkpoint)
-    if checkpoint.get('state_dict', {}).keys() != weights.keys():
-        checkpoint['state_dict'] = weights
+def name_weights(checkpoint: Dict[str, Any], network: Optional[nn.Module] = None) -> None:
+    """Gives a checkpoint the entry that mmengine reads, in place; with ``network`` in its names."""
+    if 'state_dict' not in checkpoint or network is not None:
+        weights = own_names(checkpoint, network)
+        if checkpoint.get('state_dict', {}).keys() != weights.keys():
+            checkpoint['state_dict'] = weights
 
 
 def rename_on_loading(network: nn.Module) -> None:
@@ -40,18 +52,18 @@ def rename_on_loading(network: nn.Module) -> None:
 def _take_own_names(
     network: nn.Module, state_dict: Dict[str, Tensor], prefix: str, *args: Any
 ) -> None:
-    if {'module', '_orig_mod'} & network._modules.keys():
+    if 'module' in network._modules:
         return
     weights = take(state_dict, prefix)
     is_official = is_official_state_dict(weights)
-    for name, value in own_names(weights).items():
+    for name, value in own_names(weights, network).items():
         state_dict[prefix + (name.removeprefix('backbone.') if is_official else name)] = value
 
 
 def take_classifier_weights(
     backbone: nn.Module, state_dict: Dict[str, Tensor], prefix: str
 ) -> None:
-    """Brings weights of a classifier to the names and forms of its backbone, in place.
+    """Brings weights of a classifier to its names, in place, and compares them with its backbone.
 
     Args:
         backbone: Of the classifier.
@@ -61,13 +73,14 @@ def take_classifier_weights(
     Raises:
         UsageError: if there are weights of a backbone, and not all of this one.
     """
-    weights = own_names(take(state_dict, prefix))
-    given = take(weights, 'backbone.')
+    weights = take(state_dict, prefix)
+    own = own_names(weights)
+    given = {k[len('backbone.') :]: v for k, v in own.items() if k.startswith('backbone.')}
     if given:
-        given, mismatches = match(backbone, given)
-        complain(mismatches, 'the backbone')
-    state_dict.update({f'{prefix}backbone.{name}': value for name, value in given.items()})
-    state_dict.update({prefix + name: value for name, value in weights.items()})
+        complain(match(backbone, own_names(given, backbone))[1], 'the backbone')
+    if not is_official_state_dict(weights):  # its parts rename what is in them
+        own = {re.sub(r'^((module|_orig_mod)\.)+', '', k): v for k, v in weights.items()}
+    state_dict.update({prefix + name: value for name, value in own.items()})
 
 
 def read_state_dict(
@@ -100,7 +113,7 @@ def load_weights(
     Raises:
         UsageError: naming the file and what does not fit. Nothing is loaded then.
     """
-    weights, mismatches = match(network, weights)
+    weights, mismatches = match(network, own_names(weights, network))
     unexpected = [] if strict else mismatches.pop('unexpected')
     complain(mismatches, type(network).__name__, path)
     network.load_state_dict(weights, strict=False)

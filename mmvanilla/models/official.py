@@ -35,14 +35,17 @@ _RENAMES = {
 }
 
 
-# Keys of the training and of the deploy form that other networks do not have.
-_MARKS = ('stem1.0.weight', 'stages.0.conv.weight')
-_MARKS_IN_DETECTOR = tuple(f'backbone.{key}' for key in _MARKS)
+_NUMBERS = '(weight|bias|running_mean|running_var|num_batches_tracked)'
+_KEY = re.compile(f'({"|".join(_RENAMES)}){_NUMBERS}')
 
 
 def is_official_state_dict(state_dict: Mapping[str, Tensor]) -> bool:
     """Whether the keys are those of the authors' classifiers or detectors, in either form."""
-    return any(key in state_dict for key in _MARKS + _MARKS_IN_DETECTOR)
+    own = {k[len('backbone.') :] for k in state_dict if k.startswith('backbone.')}
+    own = own or state_dict.keys()
+    training = 'stem1.0.weight' in own
+    fused = {'stem.0.weight', 'stages.0.conv.weight'} <= own
+    return (training or fused) and all(_KEY.fullmatch(key) for key in own)
 
 
 def convert_official_state_dict(state_dict: Mapping[str, Tensor]) -> Dict[str, Tensor]:
@@ -61,7 +64,7 @@ def convert_official_state_dict(state_dict: Mapping[str, Tensor]) -> Dict[str, T
         UsageError: if a key is not one of the authors'.
     """
     converted = {}
-    is_detector = any(key in state_dict for key in _MARKS_IN_DETECTOR)
+    is_detector = any(key.startswith('backbone.') for key in state_dict)
     for full_key, value in state_dict.items():
         key = full_key.removeprefix('backbone.')
         if is_detector and key == full_key:  # neck or head

@@ -74,11 +74,12 @@ class SeriesActivation(Foldable):
         )
 
     def fold_weights(self, state_dict: Dict[str, Tensor], prefix: str, form: str) -> None:
-        if form == self.form_in(state_dict, prefix) or form != 'deploy':
+        if form != 'deploy' or self.form_in(state_dict, prefix) != 'merged':
             return
         norm = take(state_dict, f'{prefix}norm.')
         weight = state_dict[f'{prefix}conv.weight']
-        put_conv(state_dict, prefix, *fuse_conv_bn(weight, None, norm, self.norm_eps), weight.dtype)
+        weight, bias = fuse_conv_bn(weight, None, norm, self.norm_eps)
+        put_conv(state_dict, prefix, weight, bias, self.conv.weight.dtype)
 
     def build_form(self, form: str) -> None:
         self.conv = conv_like(self.conv, self.conv.out_channels)
