@@ -1,7 +1,6 @@
 """Checkpoint files: read without running code from them, written whole or not at all."""
 
 import os
-import pickle
 import re
 import secrets
 from collections import OrderedDict
@@ -22,16 +21,14 @@ except ImportError:  # Windows
 from .errors import UsageError
 from .safe_reading import RefusedError, read_safely
 
+TEMPORARY = '.mmvanilla.tmp'
 
-def load_checkpoint(
-    path: Union[str, Path], map_location: Any = 'cpu', mmap: bool = False
-) -> Dict[str, Any]:
-    """Reads a checkpoint from a local file or a http(s) address, without running code from it.
+
+def load_checkpoint(path: Union[str, Path]) -> Dict[str, Any]:
+    """Reads a checkpoint, without running code from it; its tensors are on the CPU.
 
     Args:
-        path: File path or address; a downloaded file is kept in torch hub's cache.
-        map_location: Device for the tensors; None for the CPU.
-        mmap: Whether to leave the tensors in the file until they are used, where its format can.
+        path: File path, or http(s) address; a downloaded file is kept in torch hub's cache.
 
     Raises:
         UsageError: if the file is absent, cut off, or holds objects that are not on the allow-list.
@@ -39,17 +36,17 @@ def load_checkpoint(
     try:
         file = _download(str(path)) if str(path).startswith(('http://', 'https://')) else path
         file = Path(file).expanduser()
-        checkpoint = read_safely(file, map_location or 'cpu', mmap)
+        checkpoint = read_safely(file)
     except FileNotFoundError:
         raise UsageError(f'checkpoint {path} does not exist: check the path.') from None
     except (URLError, PermissionError) as error:
         raise UsageError(f'checkpoint {path} cannot be read: {error}.') from error
     except Exception as error:
-        what = str(error) if isinstance(error, RefusedError) else _refused_by_torch(error)
-        if what is None:
+        if not isinstance(error, RefusedError):
             raise UsageError(
                 f'checkpoint {path} is not whole or not a checkpoint: get it again.'
             ) from error
+        what = re.sub(r'[^ -~]', '?', str(error))[:100]  # text of the file's
         raise UsageError(
             f'checkpoint {path} is refused: it holds {what}, which could run code or read memory '
             'on loading; use a checkpoint of tensors.'
@@ -67,14 +64,6 @@ def _download(address: str) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(address, str(path))
     return path
-
-
-def _refused_by_torch(error: Exception) -> Optional[str]:
-    """What torch refused in a file of its old format; None if the file is not whole."""
-    if not isinstance(error, pickle.UnpicklingError):
-        return None
-    found = re.search(r'GLOBAL ([\w.]+)|but got <class .([\w.]+)', str(error))
-    return found and found[found.lastindex]
 
 
 def get_state_dict(checkpoint: Mapping[str, Any]) -> Dict[str, Tensor]:
@@ -106,7 +95,7 @@ def replace_when_whole(path: Union[str, Path]) -> Iterator[Path]:
 
     A process killed on the way leaves whatever was at ``path`` as it was; what it leaves in the
     folder is removed when the next file is written there. The name cannot be guessed, and the file
-    is new: nobody can plant a link, and two writers do not mix.
+    is new: no planted link is followed, and two writers do not mix.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -129,7 +118,7 @@ def replace_when_whole(path: Union[str, Path]) -> Iterator[Path]:
 def _new_file(path: Path) -> BinaryIO:
     """An empty file beside ``path``, locked as long as it is open."""
     while True:
-        file = open(path.with_name(f'{path.name}.{secrets.token_hex(8)}.tmp'), 'xb')
+        file = open(path.with_name(f'{path.name}.{secrets.token_hex(8)}{TEMPORARY}'), 'xb')
         _lock(file, wait=True)
         if os.path.exists(file.name):  # not taken for a leftover before it was locked
             return file
@@ -137,9 +126,9 @@ def _new_file(path: Path) -> BinaryIO:
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Removes temporary files that no process has open; they stay where locks do not work."""
-    for path in folder.glob('*.tmp'):
-        if re.search(r'\.[0-9a-f]{16}\.tmp$', path.name) and not path.is_symlink():
+    """Removes temporary files that no process has locked; they stay where locks do not work."""
+    for path in folder.glob(f'*{TEMPORARY}'):
+        if not path.is_symlink():
             with suppress(OSError), open(path, 'rb+') as file:
                 if _lock(file, wait=False):
                     path.unlink()
@@ -167,7 +156,7 @@ def latest_whole_checkpoint(work_dir: Union[str, Path]) -> Optional[Path]:
         candidates.add(Path(pointer.read_text().strip()))
     for path in sorted(candidates, key=lambda p: (p.stat().st_mtime_ns, p.name), reverse=True):
         try:
-            if is_resumable(load_checkpoint(path, mmap=True)):
+            if is_resumable(load_checkpoint(path)):
                 return path
         except UsageError:
             continue

@@ -2,23 +2,25 @@
 
 torch's own reader does not do: it hands out foreign memory where a tensor claims more bytes than
 its record holds, it does not compare checksums, and before torch 2.6 it can be made to run code. So
-the zip files that torch writes are read here, with Python's zipfile and pickle: plain values,
-tensors within their records, and the few classes that training checkpoints need, each by a stand-in
-that takes what mmengine writes and refuses all else.
+the files that torch writes are read here, with Python's zipfile and pickle: plain values, tensors
+within their records, and the few classes that training checkpoints need, each by a stand-in that
+takes what mmengine writes and refuses all else.
 
 Importing this module puts the stand-ins on torch's list of safe globals, for programs that read
 with torch alone: without them mmengine 0.10 cannot read its own checkpoints on torch >= 2.6.
 """
 
+import io
 import pickle
+import re
+import struct
 import sys
-import tarfile
 import zipfile
 from argparse import Namespace
 from collections import Counter, OrderedDict
 from math import prod
 from pathlib import Path
-from typing import Any, Dict, Union
+from typing import Any, BinaryIO, Dict, Union
 
 import numpy as np
 import torch
@@ -31,23 +33,35 @@ class RefusedError(pickle.UnpicklingError):
 
 
 def _require(condition: bool, what: str) -> None:
+    """Raises unless the condition holds. ``what`` is made in any case: of no object of the file."""
     if not condition:
         raise RefusedError(what)
+
+
+def _are_sizes(values: Any) -> bool:
+    """Whether they are a tuple as shapes and strides are."""
+    return (
+        type(values) in (tuple, torch.Size)
+        and len(values) <= 64
+        and all(type(n) is int and 0 <= n < 1 << 63 for n in values)
+    )
 
 
 class _DType:
     """Stands in for ``numpy.dtype``: plain numbers in the machine's byte order."""
 
+    codes = ('b1', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8', 'f2', 'f4', 'f8')
+
     def __new__(cls, code: Any, align: Any = False, copy: Any = True) -> '_DType':
-        codes = {f'{kind}{size}' for kind in 'iuf' for size in (1, 2, 4, 8)} - {'f1'} | {'b1'}
-        _require(isinstance(code, str) and code in codes, f'numpy.dtype of {code!r}')
+        _require(type(code) is str and code in cls.codes, 'a numpy.dtype of something else')
         self = super().__new__(cls)
         self.numpy = np.dtype(code)
         return self
 
     def __setstate__(self, state: Any) -> None:
+        known = type(state) is tuple and all(type(x) in (int, str, type(None)) for x in state)
         plain = [(3, order, None, None, None, -1, -1, 0) for order in '<|=']
-        _require(type(state) is tuple and repr(state) in map(repr, plain), 'a crafted numpy.dtype')
+        _require(known and state in plain, 'a numpy.dtype of something else')
 
 
 class _Array(np.ndarray):
@@ -59,11 +73,12 @@ class _Array(np.ndarray):
     def __setstate__(self, state: Any) -> None:
         _require(type(state) is tuple and len(state) == 5 and self.size == 0, 'a crafted array')
         version, shape, dtype, fortran, raw = state
-        _require(version == 1 and type(dtype) is _DType and type(raw) is bytes, 'a crafted array')
-        _require(type(shape) is tuple and all(type(n) is int and n >= 0 for n in shape), 'a shape')
+        _require(type(version) is int and version == 1, 'a crafted array')
+        _require(type(dtype) is _DType and type(raw) is bytes, 'an array of objects')
+        _require(_are_sizes(shape), 'an array of another shape')
         _require(prod(shape) * dtype.numpy.itemsize == len(raw), 'an array of another size')
         raw = bytes(bytearray(raw))  # numpy keeps the bytes, which others may hold
-        super().__setstate__((1, shape, dtype.numpy, bool(fortran), raw))
+        super().__setstate__((1, shape, dtype.numpy, fortran is True, raw))
 
     def __reduce_ex__(self, protocol: int) -> Any:  # it is written as any array
         return self.view(np.ndarray).__reduce_ex__(protocol)
@@ -71,7 +86,7 @@ class _Array(np.ndarray):
 
 def _new_array(cls: Any, shape: Any, code: Any) -> _Array:
     """Stands in for numpy's ``_reconstruct``."""
-    _require(cls is _Array, 'numpy._reconstruct of something else than an array')
+    _require(cls is _Array, 'numpy._reconstruct of something else')
     return _Array()
 
 
@@ -87,7 +102,8 @@ _STATISTICS = ('min', 'max', 'current', 'mean')
 
 def _statistic(owner: Any, name: Any) -> str:
     """Stands in for ``getattr``, by which a HistoryBuffer writes its statistics: gives the name."""
-    _require(owner is _HistoryBuffer and name in _STATISTICS, f'getattr of {name!r}')
+    known = owner is _HistoryBuffer and type(name) is str and name in _STATISTICS
+    _require(known, 'getattr of something else than a statistic')
     return name
 
 
@@ -98,16 +114,18 @@ class _HistoryBuffer(HistoryBuffer):
         pass
 
     def __setstate__(self, state: Any) -> None:
-        state = dict(state)
-        for name, statistic in state.pop('statistics_methods', {}).items():
-            _require(
-                name == statistic and name in _STATISTICS, f'a HistoryBuffer with its own {name!r}'
-            )
-        logs = {name: state.pop(name) for name in ('_log_history', '_count_history')}
+        _require(type(state) is dict, 'a crafted HistoryBuffer')
+        statistics = state.get('statistics_methods', {})
+        logs = {name: state.get(name) for name in ('_log_history', '_count_history')}
+        length = state.get('max_length')
+        known = state.keys() <= {'max_length', 'statistics_methods', *logs}
+        known = known and type(statistics) is dict and type(length) is int
+        _require(known, 'a crafted HistoryBuffer')
+        for name, statistic in statistics.items():
+            known = type(statistic) is str and statistic == name and name in _STATISTICS
+            _require(known, 'a HistoryBuffer with statistics of its own')
         for log in logs.values():
             _require(type(log) is _Array and log.ndim == 1, 'a HistoryBuffer of other logs')
-        length = state.pop('max_length')
-        _require(type(length) is int and not state, 'a HistoryBuffer of other contents')
         self.__class__ = HistoryBuffer
         self.__dict__.update({name: np.array(log) for name, log in logs.items()}, max_length=length)
         self._set_default_statistics()
@@ -120,6 +138,7 @@ class _Namespace(Namespace):
         pass
 
     def __setstate__(self, state: Any) -> None:
+        _require(type(state) is dict, 'a crafted Namespace')
         self.__class__ = Namespace
         self.__dict__.update(state)
 
@@ -164,26 +183,48 @@ def _tensor(
     dtype: Any = None,
 ) -> Tensor:
     _require(type(storage) is _Storage, 'a tensor without numbers')
+    _require(type(dtype) in (type(None), torch.dtype), 'a crafted tensor')
     numbers = storage.numbers if dtype is None else storage.numbers.view(dtype)
-    _require(all(type(n) is int and n >= 0 for n in (offset, *size, *stride)), 'a crafted tensor')
+    _require(_are_sizes((offset,)) and _are_sizes(size) and _are_sizes(stride), 'a crafted tensor')
     last = offset + sum((n - 1) * step for n, step in zip(size, stride)) if prod(size) else -1
-    _require(len(size) == len(stride) and last < len(numbers), 'a tensor beyond its record')
-    tensor = numbers.as_strided(size, stride, numbers.storage_offset() + offset)
-    return tensor.requires_grad_(bool(requires_grad))
+    inside = last < len(numbers) and offset <= len(numbers)
+    _require(inside and len(size) == len(stride), 'a tensor beyond its record')
+    return numbers.as_strided(size, stride, offset).requires_grad_(requires_grad is True)
 
 
 def _parameter(data: Any, requires_grad: Any, hooks: Any = None) -> nn.Parameter:
-    return nn.Parameter(data, bool(requires_grad))
+    _require(type(data) is Tensor, 'a crafted parameter')
+    return nn.Parameter(data, requires_grad is True)
+
+
+_SCALARS = (str, int, float, bool, bytes, type(None))
+
+
+def _call_with(function: Any, *kinds: type) -> Any:
+    """A function that takes what pickles give it, scalars and lists of them, and no more."""
+
+    def call(*args: Any) -> Any:
+        known = all(
+            type(arg) in kinds
+            and (type(arg) is not list or all(type(item) in _SCALARS for item in arg))
+            for arg in args
+        )
+        _require(known, f'{function.__name__} of something else')
+        return function(*args)
+
+    return call
+
+
+def _size(numbers: Any) -> torch.Size:
+    _require(_are_sizes(numbers), 'a crafted torch.Size')
+    return torch.Size(numbers)
 
 
 def _encode(text: Any, encoding: Any) -> bytes:
     """How pickles of protocol 2 hold bytes."""
-    _require(type(text) is str and encoding == 'latin1', f'text in {encoding!r}')
+    known = type(text) is str and type(encoding) is str and encoding == 'latin1'
+    _require(known, 'bytes in another encoding')
     return text.encode('latin1')
-
-
-def _no_bytes() -> bytes:
-    return b''
 
 
 _STORAGES = {
@@ -192,31 +233,39 @@ _STORAGES = {
     **dict(Long=torch.int64, Bool=torch.bool),
     **dict(ComplexFloat=torch.complex64, ComplexDouble=torch.complex128),
 }
+_NUMBERS = re.compile(r'torch\.(bfloat16|bool|complex\d+|float(8_\w+|\d+)|u?int(8|16|32|64))')
 _ALLOWED = {
     **STAND_INS,
-    **{str(value): value for value in vars(torch).values() if isinstance(value, torch.dtype)},
+    **{str(value): value for value in vars(torch).values() if _NUMBERS.fullmatch(str(value))},
     **{f'torch.{name}Storage': dtype for name, dtype in _STORAGES.items()},
     'torch.storage.UntypedStorage': torch.uint8,
     'torch._utils._rebuild_tensor_v2': _tensor,
     'torch._utils._rebuild_tensor_v3': _tensor,
     'torch._utils._rebuild_parameter': _parameter,
-    'torch.Size': torch.Size,
-    'torch.device': torch.device,
-    'collections.OrderedDict': OrderedDict,
-    'collections.Counter': Counter,  # milestones of mmengine's schedules
-    'builtins.set': set,
-    'builtins.complex': complex,
+    'torch.Size': _size,
+    'torch.device': _call_with(torch.device, str, int),
+    'collections.OrderedDict': _call_with(OrderedDict),
+    'collections.Counter': _call_with(Counter, dict),  # milestones of mmengine's schedules
+    'builtins.set': _call_with(set, list),
+    'builtins.complex': _call_with(complex, float),
+    'builtins.bytes': _call_with(bytes),
     '_codecs.encode': _encode,
-    'builtins.bytes': _no_bytes,
 }
+# The instructions of protocol 2, as torch writes it, and bytes of protocol 3.
+_INSTRUCTIONS = (
+    *('PROTO', 'STOP', 'MARK', 'NONE', 'NEWTRUE', 'NEWFALSE', 'BININT', 'BININT1', 'BININT2'),
+    *('LONG1', 'BINFLOAT', 'BINUNICODE', 'SHORT_BINSTRING', 'BINBYTES', 'SHORT_BINBYTES'),
+    *('EMPTY_DICT', 'EMPTY_LIST', 'EMPTY_TUPLE', 'TUPLE', 'TUPLE1', 'TUPLE2', 'TUPLE3'),
+    *('BINPUT', 'LONG_BINPUT', 'BINGET', 'LONG_BINGET', 'GLOBAL', 'BINPERSID'),
+)
 
 
 class _Unpickler(pickle._Unpickler):  # in Python, where each instruction can be replaced
     """Makes plain values, tensors and stand-ins alone."""
 
-    def __init__(self, file: Any, records: '_Records') -> None:
+    def __init__(self, file: BinaryIO, load_storage: Any) -> None:
         super().__init__(file, encoding='utf-8')
-        self.records = records
+        self.load_storage = load_storage
 
     def find_class(self, module: str, name: str) -> Any:
         name = f'{"builtins" if module == "__builtin__" else module}.{name}'
@@ -224,96 +273,146 @@ class _Unpickler(pickle._Unpickler):  # in Python, where each instruction can be
         return _ALLOWED[name]
 
     def persistent_load(self, pid: Any) -> _Storage:
-        kind, dtype, key, _, length = pid
-        _require(kind == 'storage' and isinstance(dtype, torch.dtype), f'a {kind!r}')
-        numbers = self.records.read(f'data/{key}').view(dtype)
-        _require(len(numbers) == length, f'a tensor of other bytes than record {key} has')
-        return _Storage(numbers)
+        _require(type(pid) is tuple and 5 <= len(pid) <= 6, 'a crafted storage')
+        kind, dtype, key, _, length = pid[:5]
+        _require(type(kind) is type(key) is str and kind == 'storage', 'a crafted storage')
+        _require(type(dtype) is torch.dtype and pid[5:] in ((), (None,)), 'a crafted storage')
+        _require(_are_sizes((length,)), 'a crafted storage')
+        return _Storage(self.load_storage(key, dtype, length))
+
+    def load_reduce(self) -> None:
+        args = self.stack.pop()
+        _require(type(args) is tuple, 'a crafted call')
+        self.stack[-1] = self.stack[-1](*args)
+
+    def load_newobj(self) -> None:
+        args = self.stack.pop()
+        cls = self.stack[-1]
+        _require(args == () and cls in (_HistoryBuffer, _Namespace), 'a crafted object')
+        self.stack[-1] = cls()
 
     def load_build(self) -> None:
         state = self.stack.pop()
         built = self.stack[-1]
         if type(built) is OrderedDict:  # a state dict with its versions
-            built.__dict__.update(state)
+            known = type(state) is dict and list(state) == ['_metadata']
+            _require(known and type(state['_metadata']) is OrderedDict, 'a crafted state dict')
+            built._metadata = state['_metadata']
         else:
-            _require(type(built) in _BUILT, f'a state for {type(built).__name__}')
+            _require(type(built) in _BUILT, 'a state for something else')
             built.__setstate__(state)
 
-    dispatch = {**pickle._Unpickler.dispatch, pickle.BUILD[0]: load_build}
+    def load_append(self) -> None:
+        self._extend([self.stack.pop()])
+
+    def load_appends(self) -> None:
+        self._extend(self.pop_mark())
+
+    def load_setitem(self) -> None:
+        value = self.stack.pop()
+        self._update([self.stack.pop(), value])
+
+    def load_setitems(self) -> None:
+        self._update(self.pop_mark())
+
+    def _extend(self, items: list) -> None:
+        _require(type(self.stack[-1]) is list, 'items for something else than a list')
+        self.stack[-1].extend(items)
+
+    def _update(self, items: list) -> None:
+        known = type(self.stack[-1]) in (dict, OrderedDict, Counter)
+        _require(known and all(type(key) in _SCALARS for key in items[::2]), 'a crafted dict')
+        self.stack[-1].update(zip(items[::2], items[1::2]))
+
+    dispatch = {
+        **{
+            code[0]: pickle._Unpickler.dispatch[code[0]]
+            for code in (getattr(pickle, name) for name in _INSTRUCTIONS)
+        },
+        **{pickle.REDUCE[0]: load_reduce, pickle.NEWOBJ[0]: load_newobj},
+        **{pickle.BUILD[0]: load_build, pickle.APPEND[0]: load_append},
+        **{pickle.APPENDS[0]: load_appends, pickle.SETITEM[0]: load_setitem},
+        **{pickle.SETITEMS[0]: load_setitems},
+    }
 
 
-class _Records:
-    """The records of a zip file that torch wrote, as tensors of bytes on a device."""
-
-    def __init__(self, path: Path, archive: zipfile.ZipFile, device: Any, mmap: bool) -> None:
-        self.archive = archive
-        (data,) = (name for name in archive.namelist() if name.endswith('/data.pkl'))
-        self.folder = data[: -len('data.pkl')]
-        self.device = device
-        self.size = path.stat().st_size
-        self.file = np.memmap(path, np.uint8, 'c') if mmap else None
-        self.kept: Dict[str, Tensor] = {}
-
-    def open(self, name: str) -> Any:
-        return self.archive.open(self._info(name))
-
-    def read(self, name: str) -> Tensor:
-        if name not in self.kept:
-            info = self._info(name)
-            if info.file_size == 0:
-                record = torch.empty(0, dtype=torch.uint8)
-            elif self.file is None:
-                with self.archive.open(info) as file:  # which compares the checksum at the end
-                    record = torch.frombuffer(bytearray(file.read()), dtype=torch.uint8)
-            else:
-                start = self._start(info)
-                record = torch.from_numpy(self.file[start : start + info.file_size])
-                if start % 16:  # torch aligns records
-                    record = record.clone()
-            self.kept[name] = record.to(self.device)
-        return self.kept[name]
-
-    def _info(self, name: str) -> zipfile.ZipInfo:
-        info = self.archive.getinfo(self.folder + name)
-        stored = info.compress_type == zipfile.ZIP_STORED and info.file_size == info.compress_size
-        _require(stored and info.file_size <= self.size, f'a compressed record {name}')
-        return info
-
-    def _start(self, info: zipfile.ZipInfo) -> int:
-        """Where the bytes of a record begin: after a header of 30 bytes, its name and extras."""
-        header = self.file[info.header_offset : info.header_offset + 30].tobytes()
-        lengths = (int.from_bytes(header[i : i + 2], 'little') for i in (26, 28))
-        start = info.header_offset + 30 + sum(lengths)
-        _require(start + info.file_size <= self.size, f'a record {info.filename} out of the file')
-        return start
-
-
-def read_safely(path: Union[str, Path], device: Any = 'cpu', mmap: bool = False) -> Any:
-    """What a file of ``torch.save`` holds.
-
-    Args:
-        path: The file.
-        device: Where to put the tensors, a device or its name.
-        mmap: Whether to leave the tensors in the file until they are used; their checksums are not
-            compared then.
+def read_safely(path: Union[str, Path]) -> Any:
+    """What a file of ``torch.save`` holds, on the CPU; the checksums in it are compared.
 
     Raises:
         RefusedError: if it holds something that is not allowed, which the message names.
         Exception: of other kinds if it is not whole, or not such a file.
     """
     path = Path(path)
+    if path.exists() and not path.is_file():  # a pipe never ends
+        raise ValueError(f'{path} is not a file')
     with open(path, 'rb') as file:
         starts_as_zip = file.read(2) == b'PK'
-    if not starts_as_zip:  # written by torch < 1.6
-        _require(not tarfile.is_tarfile(path), 'a tar archive')
-        allow_stand_ins()
-        return torch.load(path, device, weights_only=True)
-    with zipfile.ZipFile(path) as archive:
-        records = _Records(path, archive, device, mmap)
-        if records.folder + 'constants.pkl' in archive.namelist():
-            raise RefusedError('a TorchScript program')
-        if records.folder + 'byteorder' in archive.namelist():
-            with records.open('byteorder') as file:
-                _require(file.read() == sys.byteorder.encode(), 'numbers in another byte order')
-        with records.open('data.pkl') as file:
-            return _Unpickler(file, records).load()
+        file.seek(0)
+        size = path.stat().st_size
+        return _read_zip(file, size) if starts_as_zip else _read_old(file, size)
+
+
+def _read_zip(file: BinaryIO, size: int) -> Any:
+    kept: Dict[str, Tensor] = {}
+    with zipfile.ZipFile(file) as archive:
+        infos = {info.filename: info for info in archive.infolist()}
+        (data,) = (name for name in infos if name.endswith('/data.pkl'))
+        folder = data[: -len('data.pkl')]
+        _require(f'{folder}constants.pkl' not in infos, 'a TorchScript program')
+        _require(len(infos) == len(archive.infolist()), 'two records of one name')
+        stored = all(info.compress_type == zipfile.ZIP_STORED for info in infos.values())
+        _require(stored, 'a compressed record')
+        _require(sum(info.file_size for info in infos.values()) <= size, 'records that overlap')
+        order = f'{folder}byteorder'
+        if order in infos:
+            same = archive.read(order) == sys.byteorder.encode()
+            _require(same, 'numbers in another byte order')
+
+        def load_storage(key: str, dtype: torch.dtype, length: int) -> Tensor:
+            if key not in kept:
+                record = bytearray(archive.read(f'{folder}data/{key}'))  # to its end: its checksum
+                kept[key] = _numbers(record)
+            numbers = kept[key].view(dtype)
+            _require(len(numbers) == length, 'a tensor of other bytes than its record')
+            return numbers
+
+        return _Unpickler(io.BytesIO(archive.read(data)), load_storage).load()
+
+
+def _read_old(file: BinaryIO, size: int) -> Any:
+    """A file of torch < 1.6: five pickles, and the numbers of the storages in the fifth's order."""
+    storages: Dict[str, Tensor] = {}
+
+    def load_storage(key: str, dtype: torch.dtype, length: int) -> Tensor:
+        if key not in storages:
+            storages[key] = torch.zeros(0, dtype=dtype)
+            bytes_ = sum(s.numel() * s.element_size() for s in storages.values())
+            if bytes_ + length * storages[key].element_size() > size:
+                raise EOFError
+            storages[key] = torch.zeros(length, dtype=dtype)
+        known = storages[key].dtype == dtype and len(storages[key]) == length
+        _require(known, 'a crafted storage')
+        return storages[key]
+
+    magic, version, system, content, keys = (
+        _Unpickler(file, load_storage).load() for _ in range(5)
+    )
+    known = type(magic) is int and magic == torch.serialization.MAGIC_NUMBER
+    _require(known and type(system) is dict and type(version) is int, 'a plain pickle')
+    same = system.get('little_endian') is (sys.byteorder == 'little')
+    _require(same, 'numbers in another byte order')
+    _require(type(keys) is list and set(keys) == storages.keys(), 'a crafted storage')
+    for key in keys:
+        (length,) = struct.unpack('<q', file.read(8))
+        numbers = storages[key]
+        _require(length == len(numbers), 'a crafted storage')
+        record = file.read(numbers.numel() * numbers.element_size())
+        numbers.copy_(_numbers(bytearray(record)).view(numbers.dtype))
+    return content
+
+
+def _numbers(record: bytearray) -> Tensor:
+    if not record:
+        return torch.empty(0, dtype=torch.uint8)
+    return torch.frombuffer(record, dtype=torch.uint8)

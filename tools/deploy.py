@@ -54,7 +54,7 @@ def main() -> None:
             raise UsageError(f'{path} would be overwritten: name another folder.')
     launch.use_safe_loading()
     launch.drop_pretrained(cfg)
-    meta = load_checkpoint(args.checkpoint, mmap=True).get('meta') or {}
+    meta = load_checkpoint(args.checkpoint).get('meta') or {}
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     network = MODELS.build(cfg.model)
     if args.onnx:

@@ -51,11 +51,12 @@ def find_config(args: argparse.Namespace) -> Config:
     if args.config:
         cfg = launch.read_config(args.config)
     else:
-        cfg = config_in_checkpoint(load_checkpoint(args.checkpoint, mmap=True), args.checkpoint)
+        cfg = config_in_checkpoint(load_checkpoint(args.checkpoint), args.checkpoint)
+        cfg.visualizer = dict(type='DetLocalVisualizer')
+        cfg.test_dataloader.dataset.type = 'CocoDataset'  # for its colours; no data is read
     if cfg.get('default_scope') != 'mmdet':
         raise UsageError(f'{args.config or args.checkpoint} is not of a detector.')
     launch.drop_pretrained(cfg)
-    cfg.visualizer = dict(type='mmdet.DetLocalVisualizer', name='image_demo')  # writes no log
     return cfg
 
 

@@ -70,7 +70,7 @@ def main() -> None:
     merge_train_options(cfg, args)
     launch.check_data(cfg, 'train_dataloader', 'val_dataloader', 'val_evaluator')
     if cfg.get('load_from') and '://' not in cfg.load_from:
-        checkpoint = load_checkpoint(cfg.load_from, mmap=True)
+        checkpoint = load_checkpoint(cfg.load_from)
         if holds_backbone(checkpoint, cfg):
             launch.drop_pretrained(cfg)
         if cfg.get('resume') and not is_resumable(checkpoint):

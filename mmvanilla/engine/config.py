@@ -12,13 +12,25 @@ from pathlib import Path
 from typing import Any, FrozenSet, Iterator, Mapping, Union
 
 from mmengine.config import Config
-from mmengine.registry import Registry
 
 from ..errors import UsageError
 from ..registry import MODELS
 
-# The packages whose classes a config in a checkpoint may name.
+# What a config in a checkpoint may name: packages, ...
 SCOPES = ('mmengine', 'mmcv', 'mmdet', 'mmpretrain', 'mmseg', 'mmvanilla')
+# ... where their layers are, which read no files, ...
+_ROOMS = (
+    *('torch.', 'mmengine.', 'mmcv.', 'mmvanilla.', 'mmdet.models.', 'mmseg.models.'),
+    *(f'mmpretrain.models.{room}' for room in ('backbones', 'necks', 'heads', 'losses', 'classif')),
+)
+# ... transforms of test pipelines, ...
+TRANSFORMS = (
+    *('LoadImageFromFile', 'Resize', 'FixScaleResize', 'FixShapeResize', 'ResizeEdge', 'Pad'),
+    *('CenterCrop', 'Normalize', 'LoadAnnotations', 'PackDetInputs', 'PackInputs', 'PackSegInputs'),
+)
+# ... and words: neither files nor addresses nor expressions, points only in numbers ('13-x1.5').
+_WORD = re.compile(r'([A-Za-z0-9_+-]|(?<=\d)\.(?=\d)){0,64}')
+_TOO_DEEP = (MemoryError, RecursionError)
 
 
 def nested_dicts(value: Any) -> Iterator[dict]:
@@ -43,89 +55,116 @@ def deploy_config(cfg: Config) -> Config:
 
 
 def config_in_checkpoint(checkpoint: Mapping[str, Any], path: Union[str, Path]) -> Config:
-    """The config that a checkpoint was trained with, as values that cannot make anything run.
+    """The model and the test pipeline that a checkpoint was trained with, as harmless values.
+
+    mmengine imports what a config names, and classes of its packages read files, unpickle and
+    evaluate what they are given. So the text is not run; layers must be registered by the model
+    rooms of ``SCOPES``, transforms be among ``TRANSFORMS``, and settings be numbers or words that
+    are no names of files, addresses, expressions or modules. All else of the config is left out.
 
     Args:
         checkpoint: The content of a file of mmengine.
         path: That file, for messages.
 
     Raises:
-        UsageError: if there is none, if it is more than assignments of values, or if it names what
-            is not in the registries of ``SCOPES``: mmengine would import and call it.
+        UsageError: if there is no config, or one that names anything else.
     """
-    text = (checkpoint.get('meta') or {}).get('cfg')
-    if text is None:
+    meta = checkpoint.get('meta')
+    text = meta.get('cfg') if isinstance(meta, dict) else None
+    if not isinstance(text, str):
         raise UsageError(f'checkpoint {path} holds no config: name one with --config.')
     try:
         tree = _DictCallsToDicts().visit(ast.parse(text))
         values = {line.targets[0].id: ast.literal_eval(line.value) for line in tree.body}
-    except (AttributeError, SyntaxError, TypeError, ValueError, RecursionError):
+        model, scope = values['model'], values.get('default_scope', 'mmengine')
+        model.pop('train_cfg', None)
+        preprocessor = values.get('data_preprocessor')
+        dataset = values.get('test_dataloader', {}).get('dataset', {})
+        pipeline = copy.deepcopy(dataset.get('pipeline', []))
+    except (AttributeError, KeyError, SyntaxError, TypeError, ValueError, *_TOO_DEEP):
         raise UsageError(
             f'the config in checkpoint {path} is not plain values: name one with --config.'
         ) from None
-    for name in ('tta_model', 'tta_pipeline'):  # which no inferencer reads
-        values.pop(name, None)
-    foreign = next(_foreign_names(values), None)
+    for part in nested_dicts([model, preprocessor, pipeline]):
+        for name in ('init_cfg', 'pretrained', 'backend_args', 'file_client_args'):
+            part.pop(name, None)  # the weights are in the file, the images where they are
+    foreign = next(_foreign_names([model, preprocessor], scope, pipeline), None)
     if foreign is not None:
         raise UsageError(
-            f'the config in checkpoint {path} names {foreign}, which is not of '
-            f'{", ".join(SCOPES[:-1])} or {SCOPES[-1]}: name a config that you trust with --config.'
+            f'the config in checkpoint {path} has {ascii(foreign)[:100]}, which only a config that '
+            'you trust may name: give one with --config.'
         )
-    values.pop('custom_imports', None)  # packages of ours, which their scopes import
-    return Config(values)
+    if not pipeline:
+        raise UsageError(
+            f'the config in checkpoint {path} has no test pipeline: name one with --config.'
+        )
+    kept = dict(
+        default_scope=scope,
+        model=model,
+        data_preprocessor=preprocessor,
+        test_dataloader=dict(dataset=dict(pipeline=pipeline)),
+    )
+    return Config({name: value for name, value in kept.items() if value is not None})
 
 
-def _foreign_names(values: dict) -> Iterator[Any]:
-    """What a config names that is not registered by the packages in ``SCOPES``."""
-    imports = (values.get('custom_imports') or {}).get('imports') or []
-    for module in [imports] if isinstance(imports, str) else imports:
-        if module.split('.')[0] not in SCOPES:
-            yield f'the import of {module}'
-    default = values.get('default_scope') or 'mmengine'
-    parts = list(nested_dicts(values))
-    for scope in (default, *(part.get('_scope_') for part in parts)):
-        if scope not in (None, *SCOPES):
-            yield f'the scope {scope}'
-    for part in parts:
-        name = part.get('type')
-        scope, dot, name_in_scope = str(name).rpartition('.')
-        scopes = {scope} if dot else {default, part.get('_scope_') or default}
-        if name is not None and not (
-            scopes <= set(SCOPES)
-            and any(name_in_scope in _registered_names(each) for each in scopes)
-            # A registry that lacks a name looks for a module of it.
-            and (dot or find_spec(name) is None)
+def _foreign_names(model: Any, scope: Any, pipeline: Any) -> Iterator[Any]:
+    """What is not allowed in a model, a default scope and a pipeline."""
+    if scope not in SCOPES:
+        yield scope
+        return
+    parts = list(nested_dicts(model))
+    types = [part.get('type') for part in parts if part.get('type') is not None]
+    for name in types:
+        where, dot, plain = name.rpartition('.') if isinstance(name, str) else ('', '', name)
+        if not (
+            (where if dot else scope) in SCOPES
+            and plain in _registered_layers(where or scope)
+            and (dot or find_spec(plain) is None)  # a registry that lacks it looks for a module
         ):
-            yield f'the type {name}'
-    for text in _nested_strings(values.get('model')):
-        if re.search(r'[()]|__', text):  # some packages evaluate settings
-            yield f'{text!r}'
+            yield name
+    for part in parts:
+        if part.get('_scope_', scope) not in SCOPES:
+            yield part['_scope_']
+        yield from (key for key in part if not isinstance(key, str) or not _WORD.fullmatch(key))
+    for word in _leaves(model):
+        if not isinstance(word, (str, int, float, type(None))):
+            yield word
+        elif isinstance(word, str) and word not in (*types, *SCOPES):
+            if not _WORD.fullmatch(word) or find_spec(word.split('.')[0]):
+                yield word
+    for step in pipeline:
+        if not isinstance(step, dict) or step.get('type') not in TRANSFORMS:
+            yield step.get('type') if isinstance(step, dict) else step
+        for word in _leaves(step):
+            if isinstance(word, str) and not _WORD.fullmatch(word):
+                yield word
 
 
-def _nested_strings(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, (dict, list, tuple)):
+def _leaves(value: Any) -> Iterator[Any]:
+    """Every value inside nested dicts and lists."""
+    if isinstance(value, (dict, list, tuple)):
         for item in value.values() if isinstance(value, dict) else value:
-            yield from _nested_strings(item)
+            yield from _leaves(item)
+    else:
+        yield value
 
 
 @cache
-def _registered_names(scope: str) -> FrozenSet[str]:
-    """All names in the registries of a package and of mmengine, and mmcv's operators."""
-    names = set()
-    for package in ('mmcv.cnn', 'mmcv.ops', 'mmcv.transforms'):  # they register in mmengine's
-        with suppress(ImportError):
-            names.update(getattr(import_module(package), '__all__', ()))
+def _registered_layers(scope: str) -> FrozenSet[str]:
+    """Names of the layers and their parts that a package and mmengine register, and mmcv's."""
+    names = set(import_module('mmcv.ops').__all__)
+    import_module('mmcv.cnn')  # registers in mmengine's
     for package in ('mmengine', scope):
-        try:
+        with suppress(ImportError):  # mmcv has no registries
             module = import_module(f'{package}.registry')
-        except ImportError:  # not installed; mmcv has none
-            continue
-        for registry in vars(module).values():
-            if isinstance(registry, Registry):
-                registry.import_from_location()
-                names.update(registry.module_dict)
+            for registry in (getattr(module, 'MODELS', None), getattr(module, 'TASK_UTILS', None)):
+                if registry is not None:
+                    registry.import_from_location()
+                    names.update(
+                        name
+                        for name, made in registry.module_dict.items()
+                        if made.__module__.startswith(_ROOMS)
+                    )
     return frozenset(names)
 
 

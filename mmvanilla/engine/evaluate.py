@@ -27,7 +27,7 @@ def evaluate(
     """
     cfg.load_from, cfg.resume = None, False  # loaded below, before EMA hooks copy the model
     launch.check_data(cfg, 'test_dataloader', 'test_evaluator')
-    weights = read_state_dict(checkpoint, mmap=True)
+    weights = read_state_dict(checkpoint)
     runner = launch.build_runner(cfg)
     load_weights(unwrap(runner.model), weights, checkpoint)
     if deploy:

@@ -98,8 +98,8 @@ def read_config(path: Union[str, Path]) -> Config:
 def use_safe_loading() -> None:
     """From here on, mmengine reads every checkpoint without running code from it."""
 
-    def load(filename: str, map_location: Any = None, **kwargs: Any) -> dict:
-        checkpoint = load_checkpoint(filename, map_location)
+    def load(filename: str, *args: Any, **kwargs: Any) -> dict:
+        checkpoint = load_checkpoint(filename)  # on the CPU: who loads moves the values
         name_weights(checkpoint)
         return checkpoint
 
@@ -153,7 +153,7 @@ def check_pretrained(cfg: Config) -> None:
                 'model.backbone.init_cfg.checkpoint=..., or train from scratch with '
                 '--cfg-options model.backbone.init_cfg=None.'
             )
-        load_checkpoint(path, mmap=True)
+        load_checkpoint(path)
 
 
 def check_channels(cfg: Config) -> None:

@@ -83,20 +83,16 @@ def take_classifier_weights(
     state_dict.update({prefix + name: value for name, value in own.items()})
 
 
-def read_state_dict(
-    checkpoint: str, map_location: str = 'cpu', mmap: bool = False
-) -> Dict[str, Tensor]:
+def read_state_dict(checkpoint: str) -> Dict[str, Tensor]:
     """The weights in a checkpoint, in this package's names (of an authors' file the EMA weights).
 
     Args:
         checkpoint: Path or address.
-        map_location: As in ``torch.load``.
-        mmap: Whether to leave the tensors in the file until they are used.
 
     Raises:
         UsageError: if the file is absent, unreadable or unsafe.
     """
-    return own_names(load_checkpoint(checkpoint, map_location, mmap))
+    return own_names(load_checkpoint(checkpoint))
 
 
 def load_weights(
@@ -132,7 +128,6 @@ def load_pretrained(
     backbone: nn.Module,
     checkpoint: str,
     prefix: Optional[str] = None,
-    map_location: str = 'cpu',
     layers: Optional[Dict[str, str]] = None,
 ) -> None:
     """Loads the backbone's weights out of a checkpoint; every key must match.
@@ -142,14 +137,13 @@ def load_pretrained(
         checkpoint: Path or address of a checkpoint of the authors (EMA weights are preferred), of a
             model that holds the backbone, or of a backbone alone, in any form.
         prefix: What the backbone's keys begin with; 'backbone.' if there are such keys.
-        map_location: As in ``torch.load``.
         layers: For the checkpoint of a shallower network, the layer of the backbone that each of
             its layers goes to ('blocks.6' to 'blocks.7'); the other layers stay as they are.
 
     Raises:
         UsageError: naming the file and the series number, λ or keys that do not fit.
     """
-    weights = read_state_dict(checkpoint, map_location)
+    weights = read_state_dict(checkpoint)
     if prefix is None and any(key.startswith('backbone.') for key in weights):
         prefix = 'backbone.'
     if prefix:

@@ -271,7 +271,6 @@ class VanillaNet(BaseModule):
                     self,
                     cfg['checkpoint'],
                     cfg.get('prefix'),
-                    cfg.get('map_location') or 'cpu',
                     None if source is None else self._layers_of(source),
                 )
 

@@ -122,7 +122,7 @@ def find_rows(given: List[Tuple[str, str]], configs: List[Config]) -> Dict[int, 
     rows = [row[:2] for row in PUBLISHED]
     found = {}
     for config, file in given:
-        weights = read_state_dict(file, mmap=True)
+        weights = read_state_dict(file)
         kernel = weights.get('backbone.stem.act.conv.weight')  # (C, 1, 2n + 1, 2n + 1)
         series_number = None if kernel is None else kernel.shape[-1] // 2
         if (config, series_number) not in rows:
