@@ -11,7 +11,7 @@ from mmengine.logging import MMLogger
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 
-from mmvanilla import UsageError, VanillaNet, switch_to_deploy
+from mmvanilla import UsageError, VanillaNet, set_deep_training_lambda, switch_to_deploy
 from mmvanilla.checkpoint import load_checkpoint
 from mmvanilla.engine import DeepTrainingHook
 from mmvanilla.engine.deep_training_hook import deep_training_lambda
@@ -251,6 +251,31 @@ def test_annealing_loaded_weights_is_said(tmp_path, warnings):
     assert not any('training starts at' in m for m in warnings)
 
 
+def test_loaded_weights_of_another_lambda_are_named(tmp_path, warnings):
+    """By load_from and by init_cfg, but not where a run is resumed."""
+    model = Classifier()
+    set_deep_training_lambda(model, 0.3)
+    torch.save(dict(state_dict=model.state_dict()), tmp_path / 'a.pth')
+    init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'a.pth'))
+    for folder, kwargs in (
+        ('one', dict(load_from=str(tmp_path / 'a.pth'))),
+        ('two', dict(model=Classifier(init_cfg=init_cfg))),
+    ):
+        warnings.clear()
+        make_runner(tmp_path / folder, hook=dict(decay_epochs=0), epochs=2, **kwargs).train()
+        (said,) = [m for m in warnings if 'Weights were loaded' in m]
+        assert 'loaded at λ = 0.3, and training starts at λ = 1' in said
+    warnings.clear()
+    make_runner(
+        tmp_path / 'resumed',
+        model=Classifier(init_cfg=init_cfg),
+        hook=dict(decay_epochs=0),
+        resume=True,
+        load_from=str(tmp_path / 'one/epoch_1.pth'),
+    ).train()
+    assert not any('Weights were loaded' in m for m in warnings)
+
+
 def test_wrong_fusing_is_an_error(tmp_path, monkeypatch):
     from mmvanilla.engine import deep_training_hook
 
@@ -263,6 +288,11 @@ def test_wrong_fusing_is_an_error(tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match='backbone.stem.conv'):
         make_runner(tmp_path, epochs=3).train()
     assert not list(tmp_path.glob('*_deploy.pth*'))
+
+
+def test_a_network_built_fused_is_not_trained(tmp_path):
+    with pytest.raises(UsageError, match='fused weights, which are for inference alone'):
+        make_runner(tmp_path, model=Classifier(deploy=True), hook=dict(decay_epochs=0)).train()
 
 
 def test_model_without_deep_convs(tmp_path):

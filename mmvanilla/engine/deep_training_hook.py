@@ -118,6 +118,9 @@ class DeepTrainingHook(Hook):
                 f'{self.length_name}={self.length} anneals λ, and the network is merged already: '
                 f'set {self.length_name}=0, or build the network without merged=True.'
             )
+        for _, layer in named_foldables(runner.model):
+            if layer.is_fused and layer.is_trained:
+                layer.refuse_training()
         steps = runner.max_epochs if self.by_epoch else runner.max_iters
         last = deep_training_lambda(steps - 1, self.length, self.schedule)
         if last < 1:
@@ -130,8 +133,9 @@ class DeepTrainingHook(Hook):
                 f'To have one, set {self.length_name} to at most {steps - 1}.'
             )
         now = self._lambda(runner)
-        loaded = {conv.lambda_ for conv in deep_convs(runner.model)} - {now}
-        if loaded and (self.weights_loaded or _is_pretrained(runner.model)):
+        loaded = {conv.lambda_ for conv in deep_convs(runner.model) if conv.is_deep} - {now}
+        is_start = self.weights_loaded or (not runner._resume and _is_pretrained(runner.model))
+        if loaded and is_start:
             mend = (
                 f'To fine-tune at λ = 1, set {self.length_name}=0.'
                 if now < 1
@@ -198,7 +202,7 @@ class DeepTrainingHook(Hook):
         taken = {prefix: layer for prefix, layer in layers.items() if layer.taken_form == 'merged'}
         for layer in layers.values():
             if layer.taken_form == 'deploy' and layer.is_trained:
-                layer.check_trainable()
+                layer.refuse_training()
         if taken:
             merge_in_run(runner, taken)
         merged = self.resumed_merged or any(layer.is_trained for layer in taken.values())

@@ -28,8 +28,8 @@ class Foldable(nn.Module):
     """A layer that is built in one of ``forms`` and takes weights in any of them.
 
     Weights in an earlier form are folded on loading, if their λ is 1. For weights in a later form
-    the layer itself is folded: it takes the form of the weights. It does not train in deploy form,
-    nor while an optimizer holds parameters that it had before.
+    the layer itself is folded: it takes the form of the weights. After that it does not train in
+    deploy form, nor while an optimizer holds parameters that it had before.
     """
 
     forms: Tuple[str, ...] = FORMS
@@ -114,29 +114,28 @@ class Foldable(nn.Module):
 
     def check_training(self) -> None:
         """Raises UsageError where training would be lost on this layer; called by forward."""
-        if not (self.rebuilt or self.is_fused) or not (self.training and torch.is_grad_enabled()):
+        if not (self.rebuilt and self.training and torch.is_grad_enabled() and self.is_trained):
             return
-        if self.is_trained:
-            self.check_trainable()
-
-    def check_trainable(self) -> None:
-        """Raises UsageError if the layer is fused, or an optimizer does not hold what it trains."""
-        if self.is_fused:
-            raise UsageError(
-                'the network has fused weights, which are for inference alone: build it anew, and '
-                'train from the training checkpoint that they were made of.'
-            )
+        if self.taken_form == 'deploy':
+            self.refuse_training()
         held = _held_parameters()
         if any(id(old) in held for old, _ in self.replaced()):
             raise UsageError(
-                'the network took the merged form of its weights after its optimizer was made, '
-                'which holds other parameters: make the optimizer after that, build the network '
-                'with merged=True (the backbone, and the head of a classifier), or train with '
-                'DeepTrainingHook.'
+                'the network took another form after its optimizer was made, which holds other '
+                'parameters: make the optimizer after that; or, for merged weights, build the '
+                'network with merged=True (the backbone, and the head of a classifier), or train '
+                'with DeepTrainingHook.'
             )
-        for layer in list(_replaced):
-            if not any(id(old) in held for old, _ in layer.replaced()):
+        for layer in [self, *_replaced]:
+            if layer.taken_form != 'deploy' and not any(id(o) in held for o, _ in layer.replaced()):
                 layer.let_go()
+
+    def refuse_training(self) -> None:
+        """Raises the UsageError of a network that is fused."""
+        raise UsageError(
+            'the network has fused weights, which are for inference alone: build it anew, and '
+            'train from the training checkpoint that they were made of.'
+        )
 
     def replaced(self) -> Iterator[Tuple[nn.Parameter, Optional[nn.Parameter]]]:
         """Parameters of earlier forms that still exist, and what took their places."""
