@@ -19,7 +19,8 @@ except ImportError:  # Windows
     fcntl = None
 
 from .errors import UsageError
-from .safe_reading import RefusedError, read_safely
+from .safe_reading import read_safely
+from .stand_ins import RefusedError
 
 TEMPORARY = '.mmvanilla.tmp'
 

@@ -3,11 +3,7 @@
 torch's own reader does not do: it hands out foreign memory where a tensor claims more bytes than
 its record holds, it does not compare checksums, and before torch 2.6 it can be made to run code. So
 the files that torch writes are read here, with Python's zipfile and pickle: plain values, tensors
-within their records, and the few classes that training checkpoints need, each by a stand-in that
-takes what mmengine writes and refuses all else.
-
-Importing this module puts the stand-ins on torch's list of safe globals, for programs that read
-with torch alone: without them mmengine 0.10 cannot read its own checkpoints on torch >= 2.6.
+within their records, and stand-ins for the few classes that training checkpoints hold.
 """
 
 import io
@@ -16,154 +12,22 @@ import re
 import struct
 import sys
 import zipfile
-from argparse import Namespace
 from collections import Counter, OrderedDict
 from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO, Dict, Union
 
-import numpy as np
 import torch
-from mmengine.logging import HistoryBuffer
 from torch import Tensor, nn
 
-
-class RefusedError(pickle.UnpicklingError):
-    """The file holds something that is not allowed; the message names it."""
-
-
-def _require(condition: bool, what: str) -> None:
-    """Raises unless the condition holds. ``what`` is made in any case: of no object of the file."""
-    if not condition:
-        raise RefusedError(what)
-
-
-def _are_sizes(values: Any) -> bool:
-    """Whether they are a tuple as shapes and strides are."""
-    return (
-        type(values) in (tuple, torch.Size)
-        and len(values) <= 64
-        and all(type(n) is int and 0 <= n < 1 << 63 for n in values)
-    )
-
-
-class _DType:
-    """Stands in for ``numpy.dtype``: plain numbers in the machine's byte order."""
-
-    codes = ('b1', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8', 'f2', 'f4', 'f8')
-
-    def __new__(cls, code: Any, align: Any = False, copy: Any = True) -> '_DType':
-        _require(type(code) is str and code in cls.codes, 'a numpy.dtype of something else')
-        self = super().__new__(cls)
-        self.numpy = np.dtype(code)
-        return self
-
-    def __setstate__(self, state: Any) -> None:
-        known = type(state) is tuple and all(type(x) in (int, str, type(None)) for x in state)
-        plain = [(3, order, None, None, None, -1, -1, 0) for order in '<|=']
-        _require(known and state in plain, 'a numpy.dtype of something else')
-
-
-class _Array(np.ndarray):
-    """Stands in for ``numpy.ndarray``: an array of plain numbers, whose bytes are all given."""
-
-    def __new__(cls) -> '_Array':
-        return super().__new__(cls, (0,), np.int8)
-
-    def __setstate__(self, state: Any) -> None:
-        _require(type(state) is tuple and len(state) == 5 and self.size == 0, 'a crafted array')
-        version, shape, dtype, fortran, raw = state
-        _require(type(version) is int and version == 1, 'a crafted array')
-        _require(type(dtype) is _DType and type(raw) is bytes, 'an array of objects')
-        _require(_are_sizes(shape), 'an array of another shape')
-        _require(prod(shape) * dtype.numpy.itemsize == len(raw), 'an array of another size')
-        raw = bytes(bytearray(raw))  # numpy keeps the bytes, which others may hold
-        super().__setstate__((1, shape, dtype.numpy, fortran is True, raw))
-
-    def __reduce_ex__(self, protocol: int) -> Any:  # it is written as any array
-        return self.view(np.ndarray).__reduce_ex__(protocol)
-
-
-def _new_array(cls: Any, shape: Any, code: Any) -> _Array:
-    """Stands in for numpy's ``_reconstruct``."""
-    _require(cls is _Array, 'numpy._reconstruct of something else')
-    return _Array()
-
-
-def _scalar(dtype: Any, raw: Any) -> np.generic:
-    """Stands in for numpy's ``scalar``."""
-    _require(type(dtype) is _DType and type(raw) is bytes, 'a numpy scalar of an object')
-    _require(len(raw) == dtype.numpy.itemsize, 'a numpy scalar of another size')
-    return np.frombuffer(raw, dtype.numpy)[0]
-
-
-_STATISTICS = ('min', 'max', 'current', 'mean')
-
-
-def _statistic(owner: Any, name: Any) -> str:
-    """Stands in for ``getattr``, by which a HistoryBuffer writes its statistics: gives the name."""
-    known = owner is _HistoryBuffer and type(name) is str and name in _STATISTICS
-    _require(known, 'getattr of something else than a statistic')
-    return name
-
-
-class _HistoryBuffer(HistoryBuffer):
-    """Stands in for mmengine's, which takes any statistics, for all logs of the process."""
-
-    def __init__(self) -> None:
-        pass
-
-    def __setstate__(self, state: Any) -> None:
-        _require(type(state) is dict, 'a crafted HistoryBuffer')
-        statistics = state.get('statistics_methods', {})
-        logs = {name: state.get(name) for name in ('_log_history', '_count_history')}
-        length = state.get('max_length')
-        known = state.keys() <= {'max_length', 'statistics_methods', *logs}
-        known = known and type(statistics) is dict and type(length) is int
-        _require(known, 'a crafted HistoryBuffer')
-        for name, statistic in statistics.items():
-            known = type(statistic) is str and statistic == name and name in _STATISTICS
-            _require(known, 'a HistoryBuffer with statistics of its own')
-        for log in logs.values():
-            _require(type(log) is _Array and log.ndim == 1, 'a HistoryBuffer of other logs')
-        self.__class__ = HistoryBuffer
-        self.__dict__.update({name: np.array(log) for name, log in logs.items()}, max_length=length)
-        self._set_default_statistics()
-
-
-class _Namespace(Namespace):
-    """Stands in for argparse's, in which the authors' files keep their command line."""
-
-    def __init__(self) -> None:
-        pass
-
-    def __setstate__(self, state: Any) -> None:
-        _require(type(state) is dict, 'a crafted Namespace')
-        self.__class__ = Namespace
-        self.__dict__.update(state)
-
-
-STAND_INS = {
-    'mmengine.logging.history_buffer.HistoryBuffer': _HistoryBuffer,
-    'builtins.getattr': _statistic,
-    'argparse.Namespace': _Namespace,
-    'numpy.dtype': _DType,
-    'numpy.ndarray': _Array,
-    # numpy 2 moved these two
-    'numpy._core.multiarray._reconstruct': _new_array,
-    'numpy.core.multiarray._reconstruct': _new_array,
-    'numpy._core.multiarray.scalar': _scalar,
-    'numpy.core.multiarray.scalar': _scalar,
-}
-_BUILT = tuple(each for each in STAND_INS.values() if isinstance(each, type))
-
-
-def allow_stand_ins() -> None:
-    """Puts the stand-ins on torch's list; onedl-mmengine takes them off after use."""
-    torch.serialization.add_safe_globals([(each, name) for name, each in STAND_INS.items()])
-
-
-allow_stand_ins()
+from .stand_ins import (
+    BUILT,
+    STAND_INS,
+    StandInHistoryBuffer,
+    StandInNamespace,
+    are_sizes,
+    require,
+)
 
 
 class _Storage:
@@ -182,18 +46,18 @@ def _tensor(
     hooks: Any = None,
     dtype: Any = None,
 ) -> Tensor:
-    _require(type(storage) is _Storage, 'a tensor without numbers')
-    _require(type(dtype) in (type(None), torch.dtype), 'a crafted tensor')
+    require(type(storage) is _Storage, 'a tensor without numbers')
+    require(type(dtype) in (type(None), torch.dtype), 'a crafted tensor')
     numbers = storage.numbers if dtype is None else storage.numbers.view(dtype)
-    _require(_are_sizes((offset,)) and _are_sizes(size) and _are_sizes(stride), 'a crafted tensor')
+    require(are_sizes((offset,)) and are_sizes(size) and are_sizes(stride), 'a crafted tensor')
     last = offset + sum((n - 1) * step for n, step in zip(size, stride)) if prod(size) else -1
     inside = last < len(numbers) and offset <= len(numbers)
-    _require(inside and len(size) == len(stride), 'a tensor beyond its record')
+    require(inside and len(size) == len(stride), 'a tensor beyond its record')
     return numbers.as_strided(size, stride, offset).requires_grad_(requires_grad is True)
 
 
 def _parameter(data: Any, requires_grad: Any, hooks: Any = None) -> nn.Parameter:
-    _require(type(data) is Tensor, 'a crafted parameter')
+    require(type(data) is Tensor, 'a crafted parameter')
     return nn.Parameter(data, requires_grad is True)
 
 
@@ -209,21 +73,21 @@ def _call_with(function: Any, *kinds: type) -> Any:
             and (type(arg) is not list or all(type(item) in _SCALARS for item in arg))
             for arg in args
         )
-        _require(known, f'{function.__name__} of something else')
+        require(known, f'{function.__name__} of something else')
         return function(*args)
 
     return call
 
 
 def _size(numbers: Any) -> torch.Size:
-    _require(_are_sizes(numbers), 'a crafted torch.Size')
+    require(are_sizes(numbers), 'a crafted torch.Size')
     return torch.Size(numbers)
 
 
 def _encode(text: Any, encoding: Any) -> bytes:
     """How pickles of protocol 2 hold bytes."""
     known = type(text) is str and type(encoding) is str and encoding == 'latin1'
-    _require(known, 'bytes in another encoding')
+    require(known, 'bytes in another encoding')
     return text.encode('latin1')
 
 
@@ -269,26 +133,26 @@ class _Unpickler(pickle._Unpickler):  # in Python, where each instruction can be
 
     def find_class(self, module: str, name: str) -> Any:
         name = f'{"builtins" if module == "__builtin__" else module}.{name}'
-        _require(name in _ALLOWED, name)
+        require(name in _ALLOWED, name)
         return _ALLOWED[name]
 
     def persistent_load(self, pid: Any) -> _Storage:
-        _require(type(pid) is tuple and 5 <= len(pid) <= 6, 'a crafted storage')
+        require(type(pid) is tuple and 5 <= len(pid) <= 6, 'a crafted storage')
         kind, dtype, key, _, length = pid[:5]
-        _require(type(kind) is type(key) is str and kind == 'storage', 'a crafted storage')
-        _require(type(dtype) is torch.dtype and pid[5:] in ((), (None,)), 'a crafted storage')
-        _require(_are_sizes((length,)), 'a crafted storage')
+        require(type(kind) is type(key) is str and kind == 'storage', 'a crafted storage')
+        require(type(dtype) is torch.dtype and pid[5:] in ((), (None,)), 'a crafted storage')
+        require(are_sizes((length,)), 'a crafted storage')
         return _Storage(self.load_storage(key, dtype, length))
 
     def load_reduce(self) -> None:
         args = self.stack.pop()
-        _require(type(args) is tuple, 'a crafted call')
+        require(type(args) is tuple, 'a crafted call')
         self.stack[-1] = self.stack[-1](*args)
 
     def load_newobj(self) -> None:
         args = self.stack.pop()
         cls = self.stack[-1]
-        _require(args == () and cls in (_HistoryBuffer, _Namespace), 'a crafted object')
+        require(args == () and cls in (StandInHistoryBuffer, StandInNamespace), 'a crafted object')
         self.stack[-1] = cls()
 
     def load_build(self) -> None:
@@ -296,10 +160,10 @@ class _Unpickler(pickle._Unpickler):  # in Python, where each instruction can be
         built = self.stack[-1]
         if type(built) is OrderedDict:  # a state dict with its versions
             known = type(state) is dict and list(state) == ['_metadata']
-            _require(known and type(state['_metadata']) is OrderedDict, 'a crafted state dict')
+            require(known and type(state['_metadata']) is OrderedDict, 'a crafted state dict')
             built._metadata = state['_metadata']
         else:
-            _require(type(built) in _BUILT, 'a state for something else')
+            require(type(built) in BUILT, 'a state for something else')
             built.__setstate__(state)
 
     def load_append(self) -> None:
@@ -316,12 +180,12 @@ class _Unpickler(pickle._Unpickler):  # in Python, where each instruction can be
         self._update(self.pop_mark())
 
     def _extend(self, items: list) -> None:
-        _require(type(self.stack[-1]) is list, 'items for something else than a list')
+        require(type(self.stack[-1]) is list, 'items for something else than a list')
         self.stack[-1].extend(items)
 
     def _update(self, items: list) -> None:
         known = type(self.stack[-1]) in (dict, OrderedDict, Counter)
-        _require(known and all(type(key) in _SCALARS for key in items[::2]), 'a crafted dict')
+        require(known and all(type(key) in _SCALARS for key in items[::2]), 'a crafted dict')
         self.stack[-1].update(zip(items[::2], items[1::2]))
 
     dispatch = {
@@ -359,22 +223,22 @@ def _read_zip(file: BinaryIO, size: int) -> Any:
         infos = {info.filename: info for info in archive.infolist()}
         (data,) = (name for name in infos if name.endswith('/data.pkl'))
         folder = data[: -len('data.pkl')]
-        _require(f'{folder}constants.pkl' not in infos, 'a TorchScript program')
-        _require(len(infos) == len(archive.infolist()), 'two records of one name')
+        require(f'{folder}constants.pkl' not in infos, 'a TorchScript program')
+        require(len(infos) == len(archive.infolist()), 'two records of one name')
         stored = all(info.compress_type == zipfile.ZIP_STORED for info in infos.values())
-        _require(stored, 'a compressed record')
-        _require(sum(info.file_size for info in infos.values()) <= size, 'records that overlap')
+        require(stored, 'a compressed record')
+        require(sum(info.file_size for info in infos.values()) <= size, 'records that overlap')
         order = f'{folder}byteorder'
         if order in infos:
             same = archive.read(order) == sys.byteorder.encode()
-            _require(same, 'numbers in another byte order')
+            require(same, 'numbers in another byte order')
 
         def load_storage(key: str, dtype: torch.dtype, length: int) -> Tensor:
             if key not in kept:
                 record = bytearray(archive.read(f'{folder}data/{key}'))  # to its end: its checksum
                 kept[key] = _numbers(record)
             numbers = kept[key].view(dtype)
-            _require(len(numbers) == length, 'a tensor of other bytes than its record')
+            require(len(numbers) == length, 'a tensor of other bytes than its record')
             return numbers
 
         return _Unpickler(io.BytesIO(archive.read(data)), load_storage).load()
@@ -392,21 +256,21 @@ def _read_old(file: BinaryIO, size: int) -> Any:
                 raise EOFError
             storages[key] = torch.zeros(length, dtype=dtype)
         known = storages[key].dtype == dtype and len(storages[key]) == length
-        _require(known, 'a crafted storage')
+        require(known, 'a crafted storage')
         return storages[key]
 
     magic, version, system, content, keys = (
         _Unpickler(file, load_storage).load() for _ in range(5)
     )
     known = type(magic) is int and magic == torch.serialization.MAGIC_NUMBER
-    _require(known and type(system) is dict and type(version) is int, 'a plain pickle')
+    require(known and type(system) is dict and type(version) is int, 'a plain pickle')
     same = system.get('little_endian') is (sys.byteorder == 'little')
-    _require(same, 'numbers in another byte order')
-    _require(type(keys) is list and set(keys) == storages.keys(), 'a crafted storage')
+    require(same, 'numbers in another byte order')
+    require(type(keys) is list and set(keys) == storages.keys(), 'a crafted storage')
     for key in keys:
         (length,) = struct.unpack('<q', file.read(8))
         numbers = storages[key]
-        _require(length == len(numbers), 'a crafted storage')
+        require(length == len(numbers), 'a crafted storage')
         record = file.read(numbers.numel() * numbers.element_size())
         numbers.copy_(_numbers(bytearray(record)).view(numbers.dtype))
     return content

@@ -195,9 +195,11 @@ def _held_parameters() -> Set[int]:
     held = set()
     for each in gc.get_objects():
         if issubclass(type(each), Optimizer):
-            held.update(id(p) for group in each.param_groups for p in group['params'])
+            held.update(
+                id(p) for group in getattr(each, 'param_groups', ()) for p in group['params']
+            )
         elif issubclass(type(each), DistributedDataParallel):
-            held.update(map(id, each._module_parameters))
+            held.update(map(id, getattr(each, '_module_parameters', ())))
     return held
 
 

@@ -1,0 +1,147 @@
+"""Stand-ins for the few classes that training checkpoints hold beside plain values and tensors.
+
+Each takes what mmengine (or, a Namespace, the authors) writes, and refuses all else. Importing this
+module puts them on torch's list of safe globals, for programs that read with torch alone: without
+them mmengine 0.10 cannot read its own checkpoints on torch >= 2.6. Nothing becomes less safe by it.
+"""
+
+import pickle
+from argparse import Namespace
+from math import prod
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.logging import HistoryBuffer
+
+
+class RefusedError(pickle.UnpicklingError):
+    """The file holds something that is not allowed; the message names it."""
+
+
+def require(condition: bool, what: str) -> None:
+    """Raises unless the condition holds. ``what`` is made in any case: of no object of the file."""
+    if not condition:
+        raise RefusedError(what)
+
+
+def are_sizes(values: Any) -> bool:
+    """Whether they are a tuple as shapes and strides are."""
+    return (
+        type(values) in (tuple, torch.Size)
+        and len(values) <= 64
+        and all(type(n) is int and 0 <= n < 1 << 63 for n in values)
+    )
+
+
+class _DType:
+    """Stands in for ``numpy.dtype``: plain numbers in the machine's byte order."""
+
+    codes = ('b1', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8', 'f2', 'f4', 'f8')
+
+    def __new__(cls, code: Any, align: Any = False, copy: Any = True) -> '_DType':
+        require(type(code) is str and code in cls.codes, 'a numpy.dtype of something else')
+        self = super().__new__(cls)
+        self.numpy = np.dtype(code)
+        return self
+
+    def __setstate__(self, state: Any) -> None:
+        known = type(state) is tuple and all(type(x) in (int, str, type(None)) for x in state)
+        plain = [(3, order, None, None, None, -1, -1, 0) for order in '<|=']
+        require(known and state in plain, 'a numpy.dtype of something else')
+
+
+class _Array(np.ndarray):
+    """Stands in for ``numpy.ndarray``: an array of plain numbers, whose bytes are all given."""
+
+    def __new__(cls) -> '_Array':
+        return super().__new__(cls, (0,), np.int8)
+
+    def __setstate__(self, state: Any) -> None:
+        require(type(state) is tuple and len(state) == 5 and self.size == 0, 'a crafted array')
+        version, shape, dtype, fortran, raw = state
+        require(type(version) is int and version == 1, 'a crafted array')
+        require(type(dtype) is _DType and type(raw) is bytes, 'an array of objects')
+        require(are_sizes(shape), 'an array of another shape')
+        require(prod(shape) * dtype.numpy.itemsize == len(raw), 'an array of another size')
+        raw = bytes(bytearray(raw))  # numpy keeps the bytes, which others may hold
+        super().__setstate__((1, shape, dtype.numpy, fortran is True, raw))
+
+    def __reduce_ex__(self, protocol: int) -> Any:  # it is written as any array
+        return self.view(np.ndarray).__reduce_ex__(protocol)
+
+
+def _new_array(cls: Any, shape: Any, code: Any) -> _Array:
+    """Stands in for numpy's ``_reconstruct``."""
+    require(cls is _Array, 'numpy._reconstruct of something else')
+    return _Array()
+
+
+def _scalar(dtype: Any, raw: Any) -> np.generic:
+    """Stands in for numpy's ``scalar``."""
+    require(type(dtype) is _DType and type(raw) is bytes, 'a numpy scalar of an object')
+    require(len(raw) == dtype.numpy.itemsize, 'a numpy scalar of another size')
+    return np.frombuffer(raw, dtype.numpy)[0]
+
+
+_STATISTICS = ('min', 'max', 'current', 'mean')
+
+
+def _statistic(owner: Any, name: Any) -> str:
+    """Stands in for ``getattr``, by which a HistoryBuffer writes its statistics: gives the name."""
+    known = owner is StandInHistoryBuffer and type(name) is str and name in _STATISTICS
+    require(known, 'getattr of something else than a statistic')
+    return name
+
+
+class StandInHistoryBuffer(HistoryBuffer):
+    """Stands in for mmengine's, which takes any statistics, for all logs of the process."""
+
+    def __init__(self) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        require(type(state) is dict, 'a crafted HistoryBuffer')
+        statistics = state.get('statistics_methods', {})
+        logs = {name: state.get(name) for name in ('_log_history', '_count_history')}
+        length = state.get('max_length')
+        known = state.keys() <= {'max_length', 'statistics_methods', *logs}
+        known = known and type(statistics) is dict and type(length) is int
+        require(known, 'a crafted HistoryBuffer')
+        for name, statistic in statistics.items():
+            known = type(statistic) is str and statistic == name and name in _STATISTICS
+            require(known, 'a HistoryBuffer with statistics of its own')
+        for log in logs.values():
+            require(type(log) is _Array and log.ndim == 1, 'a HistoryBuffer of other logs')
+        self.__class__ = HistoryBuffer
+        self.__dict__.update({name: np.array(log) for name, log in logs.items()}, max_length=length)
+        self._set_default_statistics()
+
+
+class StandInNamespace(Namespace):
+    """Stands in for argparse's, in which the authors' files keep their command line."""
+
+    def __init__(self) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        require(type(state) is dict, 'a crafted Namespace')
+        self.__class__ = Namespace
+        self.__dict__.update(state)
+
+
+STAND_INS = {
+    'mmengine.logging.history_buffer.HistoryBuffer': StandInHistoryBuffer,
+    'builtins.getattr': _statistic,
+    'argparse.Namespace': StandInNamespace,
+    'numpy.dtype': _DType,
+    'numpy.ndarray': _Array,
+    # numpy 2 moved these two
+    'numpy._core.multiarray._reconstruct': _new_array,
+    'numpy.core.multiarray._reconstruct': _new_array,
+    'numpy._core.multiarray.scalar': _scalar,
+    'numpy.core.multiarray.scalar': _scalar,
+}
+BUILT = tuple(each for each in STAND_INS.values() if isinstance(each, type))
+
+torch.serialization.add_safe_globals([(each, name) for name, each in STAND_INS.items()])
