@@ -44,13 +44,14 @@ def load_checkpoint(path: Union[str, Path]) -> Dict[str, Any]:
         raise UsageError(f'checkpoint {path} cannot be read: {error}.') from error
     except Exception as error:
         if not isinstance(error, RefusedError):
+            cached = f', after deleting {file}' if str(file) != str(path) else ''
             raise UsageError(
-                f'checkpoint {path} is not whole or not a checkpoint: get it again.'
+                f'checkpoint {path} is not whole or not a checkpoint: get it again{cached}.'
             ) from error
         what = re.sub(r'[^ -~]', '?', str(error))[:100]  # text of the file's
         raise UsageError(
-            f'checkpoint {path} is refused: it holds {what}, which could run code or read memory '
-            'on loading; use a checkpoint of tensors.'
+            f'checkpoint {path} is refused: it holds {what}, which is not read, since files may '
+            'do harm by it; use a checkpoint of tensors and plain values.'
         ) from None
     if not isinstance(checkpoint, Mapping):
         raise UsageError(
@@ -76,6 +77,8 @@ def get_state_dict(checkpoint: Mapping[str, Any]) -> Dict[str, Tensor]:
         if isinstance(checkpoint.get(key), Mapping):
             checkpoint = checkpoint[key]
             break
+    if not all(isinstance(key, str) for key in checkpoint):
+        raise UsageError('the checkpoint holds no weights: its keys are not names.')
     weights = OrderedDict(
         (re.sub(r'^(module\.)+', '', key.replace('_orig_mod.', '')), value)
         for key, value in checkpoint.items()
@@ -145,7 +148,7 @@ def _lock(file: BinaryIO, wait: bool) -> bool:
 
 
 def latest_whole_checkpoint(work_dir: Union[str, Path]) -> Optional[Path]:
-    """The newest checkpoint in ``work_dir`` that can be read and resumed from, None if none can.
+    """The newest whole checkpoint in ``work_dir`` that a run can be resumed from, None if none can.
 
     mmengine's ``last_checkpoint`` file is not asked alone: a run killed while writing may have left
     it, or the file that it names, cut off.
@@ -159,6 +162,7 @@ def latest_whole_checkpoint(work_dir: Union[str, Path]) -> Optional[Path]:
         try:
             if is_resumable(load_checkpoint(path)):
                 return path
-        except UsageError:
-            continue
+        except UsageError as error:
+            if isinstance(error.__context__, RefusedError):
+                raise  # it is whole: starting anew would write over it
     return None

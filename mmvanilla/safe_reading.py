@@ -56,7 +56,12 @@ def _tensor(
     return numbers.as_strided(size, stride, offset).requires_grad_(requires_grad is True)
 
 
-def _parameter(data: Any, requires_grad: Any, hooks: Any = None) -> nn.Parameter:
+def _old_tensor(storage: Any, offset: Any, size: Any, stride: Any) -> Tensor:
+    """As torch 0.3 wrote them."""
+    return _tensor(storage, offset, size, stride)
+
+
+def _parameter(data: Any, requires_grad: Any = True, hooks: Any = None) -> nn.Parameter:
     require(type(data) is Tensor, 'a crafted parameter')
     return nn.Parameter(data, requires_grad is True)
 
@@ -64,14 +69,18 @@ def _parameter(data: Any, requires_grad: Any, hooks: Any = None) -> nn.Parameter
 _SCALARS = (str, int, float, bool, bytes, type(None))
 
 
+def _is_key(value: Any) -> bool:
+    """Whether it is a scalar, or a tuple of scalars: what hashes in no time."""
+    values = value if type(value) is tuple else (value,)
+    return all(type(each) in _SCALARS for each in values)
+
+
 def _call_with(function: Any, *kinds: type) -> Any:
     """A function that takes what pickles give it, scalars and lists of them, and no more."""
 
     def call(*args: Any) -> Any:
         known = all(
-            type(arg) in kinds
-            and (type(arg) is not list or all(type(item) in _SCALARS for item in arg))
-            for arg in args
+            type(arg) in kinds and (type(arg) is not list or all(map(_is_key, arg))) for arg in args
         )
         require(known, f'{function.__name__} of something else')
         return function(*args)
@@ -105,7 +114,9 @@ _ALLOWED = {
     'torch.storage.UntypedStorage': torch.uint8,
     'torch._utils._rebuild_tensor_v2': _tensor,
     'torch._utils._rebuild_tensor_v3': _tensor,
+    'torch._utils._rebuild_tensor': _old_tensor,
     'torch._utils._rebuild_parameter': _parameter,
+    'torch.nn.parameter.Parameter': _parameter,
     'torch.Size': _size,
     'torch.device': _call_with(torch.device, str, int),
     'collections.OrderedDict': _call_with(OrderedDict),
@@ -117,7 +128,7 @@ _ALLOWED = {
 }
 # The instructions of protocol 2, as torch writes it, and bytes of protocol 3.
 _INSTRUCTIONS = (
-    *('PROTO', 'STOP', 'MARK', 'NONE', 'NEWTRUE', 'NEWFALSE', 'BININT', 'BININT1', 'BININT2'),
+    *('STOP', 'MARK', 'NONE', 'NEWTRUE', 'NEWFALSE', 'BININT', 'BININT1', 'BININT2'),
     *('LONG1', 'BINFLOAT', 'BINUNICODE', 'SHORT_BINSTRING', 'BINBYTES', 'SHORT_BINBYTES'),
     *('EMPTY_DICT', 'EMPTY_LIST', 'EMPTY_TUPLE', 'TUPLE', 'TUPLE1', 'TUPLE2', 'TUPLE3'),
     *('BINPUT', 'LONG_BINPUT', 'BINGET', 'LONG_BINGET', 'GLOBAL', 'BINPERSID'),
@@ -144,10 +155,16 @@ class _Unpickler(pickle._Unpickler):  # in Python, where each instruction can be
         require(are_sizes((length,)), 'a crafted storage')
         return _Storage(self.load_storage(key, dtype, length))
 
+    def load_proto(self) -> None:
+        protocol = self.read(1)[0]
+        require(protocol in (2, 3), f'a pickle of protocol {protocol}')
+
     def load_reduce(self) -> None:
         args = self.stack.pop()
-        require(type(args) is tuple, 'a crafted call')
-        self.stack[-1] = self.stack[-1](*args)
+        function = self.stack[-1]
+        known = any(function is each for each in _ALLOWED.values())
+        require(known and type(args) is tuple, 'a crafted call')
+        self.stack[-1] = function(*args)
 
     def load_newobj(self) -> None:
         args = self.stack.pop()
@@ -185,7 +202,7 @@ class _Unpickler(pickle._Unpickler):  # in Python, where each instruction can be
 
     def _update(self, items: list) -> None:
         known = type(self.stack[-1]) in (dict, OrderedDict, Counter)
-        require(known and all(type(key) in _SCALARS for key in items[::2]), 'a crafted dict')
+        require(known and all(map(_is_key, items[::2])), 'a dict with keys of other kinds')
         self.stack[-1].update(zip(items[::2], items[1::2]))
 
     dispatch = {
@@ -193,6 +210,7 @@ class _Unpickler(pickle._Unpickler):  # in Python, where each instruction can be
             code[0]: pickle._Unpickler.dispatch[code[0]]
             for code in (getattr(pickle, name) for name in _INSTRUCTIONS)
         },
+        **{pickle.PROTO[0]: load_proto},
         **{pickle.REDUCE[0]: load_reduce, pickle.NEWOBJ[0]: load_newobj},
         **{pickle.BUILD[0]: load_build, pickle.APPEND[0]: load_append},
         **{pickle.APPENDS[0]: load_appends, pickle.SETITEM[0]: load_setitem},
@@ -247,12 +265,13 @@ def _read_zip(file: BinaryIO, size: int) -> Any:
 def _read_old(file: BinaryIO, size: int) -> Any:
     """A file of torch < 1.6: five pickles, and the numbers of the storages in the fifth's order."""
     storages: Dict[str, Tensor] = {}
+    left = size
 
     def load_storage(key: str, dtype: torch.dtype, length: int) -> Tensor:
+        nonlocal left
         if key not in storages:
-            storages[key] = torch.zeros(0, dtype=dtype)
-            bytes_ = sum(s.numel() * s.element_size() for s in storages.values())
-            if bytes_ + length * storages[key].element_size() > size:
+            left -= length * torch.empty(0, dtype=dtype).element_size()
+            if left < 0:
                 raise EOFError
             storages[key] = torch.zeros(length, dtype=dtype)
         known = storages[key].dtype == dtype and len(storages[key]) == length

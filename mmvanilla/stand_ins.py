@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
+from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 
 
 class RefusedError(pickle.UnpicklingError):
@@ -85,12 +86,20 @@ def _scalar(dtype: Any, raw: Any) -> np.generic:
 
 
 _STATISTICS = ('min', 'max', 'current', 'mean')
+_ONE_CYCLE = 'OneCycleParamScheduler'  # the class, of which two functions are all that is read
+_ANNEALING = ('_annealing_cos', '_annealing_linear')
 
 
-def _statistic(owner: Any, name: Any) -> str:
-    """Stands in for ``getattr``, by which a HistoryBuffer writes its statistics: gives the name."""
-    known = owner is StandInHistoryBuffer and type(name) is str and name in _STATISTICS
-    require(known, 'getattr of something else than a statistic')
+def _attribute(owner: Any, name: Any) -> Any:
+    """Stands in for ``getattr``, by which functions of two of mmengine's classes are written.
+
+    A statistic of HistoryBuffer is given by its name.
+    """
+    require(type(name) is str, 'getattr of something else than a function of mmengine')
+    if owner is _ONE_CYCLE and name in _ANNEALING:
+        return getattr(OneCycleParamScheduler, name)
+    known = owner is StandInHistoryBuffer and name in _STATISTICS
+    require(known, 'getattr of something else than a function of mmengine')
     return name
 
 
@@ -132,7 +141,8 @@ class StandInNamespace(Namespace):
 
 STAND_INS = {
     'mmengine.logging.history_buffer.HistoryBuffer': StandInHistoryBuffer,
-    'builtins.getattr': _statistic,
+    'mmengine.optim.scheduler.param_scheduler.OneCycleParamScheduler': _ONE_CYCLE,
+    'builtins.getattr': _attribute,
     'argparse.Namespace': StandInNamespace,
     'numpy.dtype': _DType,
     'numpy.ndarray': _Array,

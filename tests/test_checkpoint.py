@@ -155,3 +155,11 @@ def test_latest_whole_checkpoint(tmp_path):
         os.utime(tmp_path / name, (1000 - age, 1000 - age))
     (tmp_path / 'last_checkpoint').write_text('')  # killed while writing it
     assert latest_whole_checkpoint(tmp_path).name == 'epoch_2.pth'
+
+
+def test_a_checkpoint_that_is_refused_is_not_passed_over(tmp_path):
+    """A run that started anew would write over it."""
+    content = dict(state_dict={}, message_hub=Payload(tmp_path), meta={}, optimizer={})
+    torch.save(content, tmp_path / 'epoch_1.pth')
+    with pytest.raises(UsageError, match=r'epoch_1\.pth is refused'):
+        latest_whole_checkpoint(tmp_path)

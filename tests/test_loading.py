@@ -25,6 +25,7 @@ from mmvanilla import (
 from mmvanilla.models import DeepConv, SeriesActivation
 from mmvanilla.models.foldable import named_foldables
 from mmvanilla.models.loading import load_weights
+from mmvanilla.models.reparameterize import check_fused
 
 IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 NARROW = dict(arch='6', widen_factor=1 / 64)
@@ -407,6 +408,37 @@ def test_a_layer_in_two_places():
         for model in (source, network):
             model.eval()
         torch.testing.assert_close(network.other(x), source.one(x), rtol=1e-4, atol=1e-5)
+        check_fused(source, switch_to_deploy(source))
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        lambda n: prune.l1_unstructured(n.stem.conv.conv1, 'weight', 0.3),
+        lambda n: prune.l1_unstructured(n.stem.act.conv, 'weight', 0.3),
+        lambda n: torch.nn.utils.parametrizations.weight_norm(n.stem.conv.conv2),
+    ],
+)
+@pytest.mark.parametrize('form', ['merged', 'deploy'])
+def test_pruned_and_parametrized_layers_fold(form, change):
+    network = build('VanillaNet, n = 1')
+    change(network)
+    network.eval()
+    with torch.no_grad():
+        expected = outputs(network)
+    for fold in {FORMS[form], switch_to_deploy}:
+        again = fold(network, inplace=True)
+        assert relative_error(outputs(again), expected) < 1e-5
+
+
+def test_an_old_optimizer_may_live_on():
+    network = build('classifier').train()
+    old = torch.optim.SGD(network.parameters(), lr=0.1)
+    network.load_state_dict(merge_deep_convs(build('classifier', seed=1)).state_dict())
+    new = torch.optim.SGD(network.parameters(), lr=0.1)
+    network(IMAGES).mean().backward()
+    new.step()
+    assert len(old.param_groups[0]['params']) > len(new.param_groups[0]['params'])
 
 
 def test_an_averaged_copy_takes_the_form():

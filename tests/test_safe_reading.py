@@ -18,13 +18,17 @@ import torch
 from conftest import ROOT, run_python
 from mmengine.config import Config
 from mmengine.logging import HistoryBuffer
+from mmengine.optim import OneCycleLR
 
 from mmvanilla import UsageError
 from mmvanilla.checkpoint import load_checkpoint, replace_when_whole
 from mmvanilla.engine.config import config_in_checkpoint
+from mmvanilla.models.loading import read_state_dict
+from mmvanilla.safe_reading import read_safely
 
 # Pickle instructions, to be put together as an attacker does.
 HISTORY_BUFFER = b'cmmengine.logging.history_buffer\nHistoryBuffer\n'
+ONE_CYCLE = b'cmmengine.optim.scheduler.param_scheduler\nOneCycleParamScheduler\n'
 NDARRAY, DTYPE = b'cnumpy\nndarray\n', b'cnumpy\ndtype\n'
 RECONSTRUCT = b'cnumpy.core.multiarray\n_reconstruct\n'
 SCALAR = b'cnumpy.core.multiarray\nscalar\n'
@@ -200,6 +204,7 @@ import torch
 import mmvanilla
 from mmvanilla.checkpoint import load_checkpoint
 from mmengine.logging import HistoryBuffer
+from mmengine.optim import OneCycleLR
 before = dict(vars(HistoryBuffer)), dict(HistoryBuffer._statistics_methods)
 for path in sys.argv[2:]:
     try:
@@ -360,6 +365,7 @@ def everything():
         scalars=[np.float32(0.5), np.float64(0.25), np.int64(3), np.bool_(True), np.uint8(7)],
         arrays=[np.arange(6.0).reshape(2, 3), np.asfortranarray(np.eye(3)[:2]), np.zeros((0, 2))],
         milestones=Counter([3, 3, 5]),
+        keys={1: 2, (1, 'a'): 3, None: 4, 'set': {(1, 2)}},
         plain=dict(a=(1, 'ü', None, b'x', 2.5, {1, 2}, 1j, True, 10**30), dtype=torch.float32),
         device=torch.device('cpu'),
         size=torch.Size([1, 2]),
@@ -407,6 +413,54 @@ def pickle_names(path):
     with zipfile.ZipFile(path) as archive:
         (name,) = (name for name in archive.namelist() if name.endswith('data.pkl'))
         return torch._weights_only_unpickler.get_globals_in_pkl(io.BytesIO(archive.read(name)))
+
+
+def test_a_run_with_functions_in_its_schedule(tmp_path):
+    parameter = torch.nn.Parameter(torch.ones(1))
+    schedule = OneCycleLR(torch.optim.SGD([parameter], lr=0.1), eta_max=0.1, total_steps=5)
+    torch.save(dict(param_schedulers=[schedule.state_dict()]), tmp_path / 'a.pth')
+    path = tmp_path / 'a.pth'
+    for loaded in (load_checkpoint(path), torch.load(path, weights_only=True)):
+        (state,) = loaded['param_schedulers']
+        assert state['anneal_func'] is OneCycleLR._annealing_cos
+        schedule.load_state_dict(state)
+    call_of_it = call(
+        call(b'cbuiltins\ngetattr\n', ONE_CYCLE, dump('_annealing_cos')), dump(0), dump(1), dump(1)
+    )
+    with pytest.raises(UsageError, match='crafted call'):
+        load_checkpoint(write(tmp_path / 'b.pth', call_of_it))
+
+
+@pytest.mark.parametrize('kind', ['tensor', 'parameter'])
+def test_files_of_the_first_torch(kind, tmp_path):
+    stored = b'(' + dump('storage') + b'ctorch\nFloatStorage\n' + dump('0') + dump('cpu')
+    stored += dump(4) + b'NtQ'
+    value = (
+        b'ctorch._utils\n_rebuild_tensor\n(' + stored + dump(0) + dump((4,)) + dump((1,)) + b'tR'
+    )
+    if kind == 'parameter':
+        value = call(b'ctorch.nn.parameter\nParameter\n', value, dump(True))
+    system = dump(dict(protocol_version=1001, little_endian=True, type_sizes={}))
+    numbers = np.arange(4, dtype=np.float32)
+    pickles = (dump(0x1950A86A20F9469CFC6C), dump(1001), system, value, dump(['0']))
+    content = b''.join(b'\x80\x02' + each + b'.' for each in pickles)
+    path = tmp_path / 'a.pth'
+    path.write_bytes(content + struct.pack('<q', 4) + numbers.tobytes())
+    with pytest.raises(UsageError, match='holds a (Tensor|Parameter), not a dict'):
+        load_checkpoint(path)
+    assert read_safely(path).tolist() == [0.0, 1.0, 2.0, 3.0]
+
+
+def test_another_protocol_is_named(tmp_path):
+    torch.save(dict(a=torch.ones(1)), tmp_path / 'a.pth', pickle_protocol=4)
+    with pytest.raises(UsageError, match='holds a pickle of protocol 4'):
+        load_checkpoint(tmp_path / 'a.pth')
+
+
+def test_keys_that_are_no_names(tmp_path):
+    torch.save({1: torch.ones(1)}, tmp_path / 'a.pth')
+    with pytest.raises(UsageError, match='its keys are not names'):
+        read_state_dict(str(tmp_path / 'a.pth'))
 
 
 def test_versions_of_a_state_dict(tmp_path):
@@ -465,6 +519,10 @@ def step(**settings):
         ("default_scope = 'mmdet'", 'not plain values'),
         (5, 'holds no config'),
         (model(), 'has no test pipeline'),
+        (model() + '\ntest_dataloader = None', 'has no test pipeline'),
+        (model() + '\ntest_dataloader = dict(dataset=dict(pipeline=5))', 'not plain values'),
+        (model(backbone=dict(type=dict(a=1))), 'a'),
+        (model(word='__main__'), 'not plain values'),
     ],
 )
 def test_configs_in_checkpoints_are_data(text, named, place, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ import ast
 import copy
 import inspect
 import re
+import sys
 from contextlib import suppress
 from functools import cache
 from importlib import import_module
@@ -60,7 +61,8 @@ def config_in_checkpoint(checkpoint: Mapping[str, Any], path: Union[str, Path]) 
     mmengine imports what a config names, and classes of its packages read files, unpickle and
     evaluate what they are given. So the text is not run; layers must be registered by the model
     rooms of ``SCOPES``, transforms be among ``TRANSFORMS``, and settings be numbers or words that
-    are no names of files, addresses, expressions or modules. All else of the config is left out.
+    are no paths of files with endings, addresses, expressions or modules. All else of the config is
+    left out.
 
     Args:
         checkpoint: The content of a file of mmengine.
@@ -79,16 +81,17 @@ def config_in_checkpoint(checkpoint: Mapping[str, Any], path: Union[str, Path]) 
         model, scope = values['model'], values.get('default_scope', 'mmengine')
         model.pop('train_cfg', None)
         preprocessor = values.get('data_preprocessor')
-        dataset = values.get('test_dataloader', {}).get('dataset', {})
-        pipeline = copy.deepcopy(dataset.get('pipeline', []))
+        dataset = (values.get('test_dataloader') or {}).get('dataset', {})
+        pipeline = list(copy.deepcopy(dataset.get('pipeline', [])))
+        for part in nested_dicts([model, preprocessor, pipeline]):
+            for name in ('init_cfg', 'pretrained', 'backend_args', 'file_client_args'):
+                part.pop(name, None)  # the weights are in the file, the images where they are
+        foreign = next(_foreign_names([model, preprocessor], scope, pipeline), None)
     except (AttributeError, KeyError, SyntaxError, TypeError, ValueError, *_TOO_DEEP):
         raise UsageError(
-            f'the config in checkpoint {path} is not plain values: name one with --config.'
+            f'the config in checkpoint {path} is not plain values with a model: name one with '
+            '--config.'
         ) from None
-    for part in nested_dicts([model, preprocessor, pipeline]):
-        for name in ('init_cfg', 'pretrained', 'backend_args', 'file_client_args'):
-            part.pop(name, None)  # the weights are in the file, the images where they are
-    foreign = next(_foreign_names([model, preprocessor], scope, pipeline), None)
     if foreign is not None:
         raise UsageError(
             f'the config in checkpoint {path} has {ascii(foreign)[:100]}, which only a config that '
@@ -130,7 +133,7 @@ def _foreign_names(model: Any, scope: Any, pipeline: Any) -> Iterator[Any]:
         if not isinstance(word, (str, int, float, type(None))):
             yield word
         elif isinstance(word, str) and word not in (*types, *SCOPES):
-            if not _WORD.fullmatch(word) or find_spec(word.split('.')[0]):
+            if not _WORD.fullmatch(word) or _is_foreign_module(word):
                 yield word
     for step in pipeline:
         if not isinstance(step, dict) or step.get('type') not in TRANSFORMS:
@@ -138,6 +141,12 @@ def _foreign_names(model: Any, scope: Any, pipeline: Any) -> Iterator[Any]:
         for word in _leaves(step):
             if isinstance(word, str) and not _WORD.fullmatch(word):
                 yield word
+
+
+def _is_foreign_module(word: str) -> bool:
+    """Whether a word is the name of a module, and not of Python's own."""
+    own = set(getattr(sys, 'stdlib_module_names', ())) - {'antigravity', 'this'}
+    return word not in own and find_spec(word.split('.')[0]) is not None
 
 
 def _leaves(value: Any) -> Iterator[Any]:

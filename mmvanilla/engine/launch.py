@@ -96,7 +96,7 @@ def read_config(path: Union[str, Path]) -> Config:
 
 
 def use_safe_loading() -> None:
-    """From here on, mmengine reads every checkpoint without running code from it."""
+    """From here on, mmengine reads local files and http(s) addresses without running their code."""
 
     def load(filename: str, *args: Any, **kwargs: Any) -> dict:
         checkpoint = load_checkpoint(filename)  # on the CPU: who loads moves the values

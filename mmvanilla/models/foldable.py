@@ -73,7 +73,15 @@ class Foldable(nn.Module):
     @property
     def form(self) -> str:
         """The form that the layer is in."""
-        return self.form_in(self.state_dict())
+        return self.form_in(self._effective_weights())
+
+    def _effective_weights(self) -> Dict[str, Tensor]:
+        """The state dict, with what pruned or parametrized convolutions compute with."""
+        weights = dict(self.state_dict())
+        for name, module in self.named_children():
+            if isinstance(module, nn.Conv2d):
+                weights[f'{name}.weight'] = module.weight.detach()
+        return weights
 
     def fold(self, form: str) -> None:
         """Brings the layer to a later form, in place; does nothing if it is as far.
@@ -84,10 +92,10 @@ class Foldable(nn.Module):
         self.check_foldable()
         if self.forms.index(form) <= self.forms.index(self.form):
             return
-        weights = dict(self.state_dict())
+        weights = self._effective_weights()
         self.fold_weights(weights, '', form)
         self._rebuild(form)
-        self.load_state_dict(weights)
+        self.load_state_dict(weights, strict=False)
 
     def switch_to_deploy(self) -> None:
         """Any form to deploy form, in place; raises UsageError if λ is not 1."""
@@ -118,7 +126,10 @@ class Foldable(nn.Module):
             return
         if self.taken_form == 'deploy':
             self.refuse_training()
-        held = _held_parameters()
+        by_optimizers, by_ddp = _held_parameters()
+        held = by_ddp
+        if not all(id(p) in by_optimizers for p in self.parameters() if p.requires_grad):
+            held = by_ddp | by_optimizers  # those of an optimizer that nobody uses any more
         if any(id(old) in held for old, _ in self.replaced()):
             raise UsageError(
                 'the network took another form after its optimizer was made, which holds other '
@@ -126,9 +137,11 @@ class Foldable(nn.Module):
                 'network with merged=True (the backbone, and the head of a classifier), or train '
                 'with DeepTrainingHook.'
             )
-        for layer in [self, *_replaced]:
+        held = by_ddp | by_optimizers
+        for layer in [*_replaced]:
             if layer.taken_form != 'deploy' and not any(id(o) in held for o, _ in layer.replaced()):
                 layer.let_go()
+        self.let_go()
 
     def refuse_training(self) -> None:
         """Raises the UsageError of a network that is fused."""
@@ -190,17 +203,16 @@ class Foldable(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-def _held_parameters() -> Set[int]:
-    """The identities of the parameters that optimizers and DDP wrappers of this process hold."""
-    held = set()
+def _held_parameters() -> Tuple[Set[int], Set[int]]:
+    """Identities of the parameters that optimizers, and DDP wrappers, of this process hold."""
+    by_optimizers, by_ddp = set(), set()
     for each in gc.get_objects():
         if issubclass(type(each), Optimizer):
-            held.update(
-                id(p) for group in getattr(each, 'param_groups', ()) for p in group['params']
-            )
+            groups = getattr(each, 'param_groups', ())
+            by_optimizers.update(id(p) for group in groups for p in group['params'])
         elif issubclass(type(each), DistributedDataParallel):
-            held.update(map(id, getattr(each, '_module_parameters', ())))
-    return held
+            by_ddp.update(map(id, getattr(each, '_module_parameters', ())))
+    return by_optimizers, by_ddp
 
 
 def named_foldables(network: nn.Module) -> Iterator[Tuple[str, Foldable]]:

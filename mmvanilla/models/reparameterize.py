@@ -100,7 +100,7 @@ def check_fused(model: nn.Module, fused: nn.Module, tolerance: float = 1e-4) -> 
     Raises:
         RuntimeError: naming the first layer that computes something else.
     """
-    fused_modules = dict(fused.named_modules())
+    fused_modules = dict(fused.named_modules(remove_duplicate=False))
     generator = torch.Generator().manual_seed(0)
     for prefix, layer in named_foldables(unwrap(model)):
         name = prefix.rstrip('.')
