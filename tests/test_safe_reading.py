@@ -522,7 +522,7 @@ def step(**settings):
         (model() + '\ntest_dataloader = None', 'has no test pipeline'),
         (model() + '\ntest_dataloader = dict(dataset=dict(pipeline=5))', 'not plain values'),
         (model(backbone=dict(type=dict(a=1))), 'a'),
-        (model(word='__main__'), 'not plain values'),
+        (model(word='__main__'), '__main__'),
     ],
 )
 def test_configs_in_checkpoints_are_data(text, named, place, tmp_path, monkeypatch):

@@ -146,7 +146,10 @@ def _foreign_names(model: Any, scope: Any, pipeline: Any) -> Iterator[Any]:
 def _is_foreign_module(word: str) -> bool:
     """Whether a word is the name of a module, and not of Python's own."""
     own = set(getattr(sys, 'stdlib_module_names', ())) - {'antigravity', 'this'}
-    return word not in own and find_spec(word.split('.')[0]) is not None
+    try:
+        return word not in own and find_spec(word.split('.')[0]) is not None
+    except ValueError:  # as of __main__
+        return True
 
 
 def _leaves(value: Any) -> Iterator[Any]:
