@@ -16,7 +16,7 @@ from mmvanilla.engine import launch
 from mmvanilla.engine.fused_checkpoint import inference_config, save_fused
 from mmvanilla.engine.onnx_export import BATCHES, SIZES, check_exportable, export_onnx
 from mmvanilla.errors import UsageError
-from mmvanilla.models.loading import load_weights, read_state_dict
+from mmvanilla.models.loading import load_weights, own_names
 from mmvanilla.models.reparameterize import check_fused
 
 
@@ -54,12 +54,13 @@ def main() -> None:
             raise UsageError(f'{path} would be overwritten: name another folder.')
     launch.use_safe_loading()
     launch.drop_pretrained(cfg)
-    meta = load_checkpoint(args.checkpoint).get('meta') or {}
+    checkpoint = load_checkpoint(args.checkpoint)
+    meta = checkpoint.get('meta') or {}
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     network = MODELS.build(cfg.model)
     if args.onnx:
         check_exportable(network)
-    load_weights(network, read_state_dict(args.checkpoint), args.checkpoint)
+    load_weights(network, own_names(checkpoint), args.checkpoint)
     fused = switch_to_deploy(network)
     check_fused(network, fused)
     if args.onnx:

@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from ..errors import UsageError
-from .folding import take
+from .folding import part, take
 
 # At λ = 1 each form computes what the one before it does.
 FORMS = ('deep', 'merged', 'deploy')
@@ -182,23 +182,23 @@ class Foldable(nn.Module):
                     known[parameter].update(init_info='folded', tmp_mean_value=parameter.mean())
 
     def _load_from_state_dict(self, state_dict: Dict[str, Tensor], prefix: str, *args: Any) -> None:
-        given = {k[len(prefix) :]: v for k, v in state_dict.items() if k.startswith(prefix)}
+        given = take(state_dict, prefix)
         if given:
             weights, mismatches = match(self, given)
             shapes = mismatches.pop('of another shape')
             # Others, such as a profiler's, change nothing.
             mismatches['unexpected'] = [k for k in mismatches['unexpected'] if k.endswith(NUMBERS)]
             complain(mismatches, prefix.rstrip('.') or type(self).__name__)
-            form = self.form_in(weights) or self.form
-            if form != self.form and shapes:  # as torch names them, and leaves the layer alone
+            own = self.form
+            form = self.form_in(weights) or own
+            if form != own and shapes:  # as torch names them, and leaves the layer alone
                 args[-1].extend(f'size mismatch for {prefix}{shape}.' for shape in shapes)
                 weights = self.state_dict()
-            elif form != self.form:
+            elif form != own:
                 self._rebuild(form)
                 self.taken_form = form
             if form == 'deep':
                 weights.setdefault('act._extra_state', torch.tensor(1.0, dtype=torch.float64))
-            take(state_dict, prefix)
             state_dict.update({prefix + name: value for name, value in weights.items()})
         super()._load_from_state_dict(state_dict, prefix, *args)
 
@@ -245,7 +245,7 @@ def match(
     )
     reasons, missing, unexpected = [], [], []
     for prefix, layer in named_foldables(network):
-        own = {k[len(prefix) :]: v for k, v in weights.items() if k.startswith(prefix)}
+        own = part(weights, prefix)
         form = layer.form_in(own) or layer.form
         reason = layer.explain_mismatch(own)
         keys = {k for k in own if k.endswith(NUMBERS)}

@@ -81,10 +81,17 @@ def conv_like(conv: nn.Conv2d, out_channels: int) -> nn.Conv2d:
     return other.requires_grad_(conv.weight.requires_grad).train(conv.training)
 
 
+def part(state_dict: Mapping[str, Tensor], prefix: str) -> Dict[str, Tensor]:
+    """The weights whose keys begin with ``prefix``, without it."""
+    return {k[len(prefix) :]: v for k, v in state_dict.items() if k.startswith(prefix)}
+
+
 def take(state_dict: Dict[str, Tensor], prefix: str) -> Dict[str, Tensor]:
-    """Takes the weights whose keys begin with ``prefix`` out of a state dict, without it."""
-    keys = [key for key in state_dict if key.startswith(prefix)]
-    return {key[len(prefix) :]: state_dict.pop(key) for key in keys}
+    """``part``, which it takes out of the state dict."""
+    taken = part(state_dict, prefix)
+    for name in taken:
+        del state_dict[prefix + name]
+    return taken
 
 
 def put_conv(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..checkpoint import get_state_dict, load_checkpoint
 from .foldable import complain, match
-from .folding import take
+from .folding import part, take
 from .official import convert_official_state_dict, is_official_state_dict
 
 
@@ -75,7 +75,7 @@ def take_classifier_weights(
     """
     weights = take(state_dict, prefix)
     own = own_names(weights)
-    given = {k[len('backbone.') :]: v for k, v in own.items() if k.startswith('backbone.')}
+    given = part(own, 'backbone.')
     if given:
         complain(match(backbone, own_names(given, backbone))[1], 'the backbone')
     if not is_official_state_dict(weights):  # its parts rename what is in them
