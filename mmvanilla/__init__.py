@@ -8,7 +8,7 @@ check_versions()
 let_configs_find_the_fork()
 
 from . import engine, evaluation  # noqa: E402, F401  they register what configs name
-from .engine.optimize import optimize_for_inference  # noqa: E402
+from .deployment.optimized_inference import optimize_for_inference  # noqa: E402
 from .errors import UsageError  # noqa: E402
 from .model_index import register_when_imported  # noqa: E402
 from .models import (  # noqa: E402

@@ -22,7 +22,7 @@ from mmvanilla import (
 )
 from mmvanilla.checkpoint import load_checkpoint
 from mmvanilla.models import DeepConv
-from mmvanilla.models.reparameterize import check_fused
+from mmvanilla.models.folding.network import check_fused
 
 sys.path.insert(0, str(ROOT / 'tools'))
 import evidence
@@ -182,7 +182,7 @@ def test_runs_and_goes_on(run_tool, tmp_path, monkeypatch, capsys):
         tmp_path / 'data',
         *('--cluttered', '--num-train=64', '--num-val=20'),
     )
-    read = evidence.launch.read_config
+    read = evidence.read_config
 
     def read_small(path):
         cfg = read(path)
@@ -191,7 +191,7 @@ def test_runs_and_goes_on(run_tool, tmp_path, monkeypatch, capsys):
                 cfg[f'{name}_dataloader'].dataset.data_root = str(tmp_path / 'data')
         return cfg
 
-    monkeypatch.setattr(evidence.launch, 'read_config', read_small)
+    monkeypatch.setattr(evidence, 'read_config', read_small)
     monkeypatch.setattr(evidence, 'ITERS_PER_EPOCH', 1)
     monkeypatch.setattr(evidence, 'WORK_DIR', tmp_path / 'runs')
     configs = [CONFIGS[0], ROWS[5]['config']]
@@ -214,7 +214,7 @@ def test_failed_run_names_its_log(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(evidence, 'WORK_DIR', tmp_path)
     monkeypatch.setattr(evidence.sys, 'executable', '/bin/false')
-    monkeypatch.setattr(evidence.launch, 'check_data', lambda *args: None)
+    monkeypatch.setattr(evidence, 'check_data', lambda *args: None)
     with pytest.raises(SystemExit, match=r'error: training failed: see .*_0\.\w+/log.txt'):
         evidence.train_all(CONFIGS[:1], 1, 1)
 
@@ -225,7 +225,7 @@ def test_interrupted(monkeypatch):
 
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(evidence, 'train', interrupt)
-    monkeypatch.setattr(evidence.launch, 'check_data', lambda *args: None)
+    monkeypatch.setattr(evidence, 'check_data', lambda *args: None)
     with pytest.raises(SystemExit, match='Stopped. Runs that had ended are kept'):
         evidence.train_all(CONFIGS[:1], 1, 1)
 

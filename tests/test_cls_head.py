@@ -18,7 +18,7 @@ from mmvanilla import (
     set_deep_training_lambda,
     switch_to_deploy,
 )
-from mmvanilla.models.reparameterize import deep_convs
+from mmvanilla.models.folding.network import deep_convs
 
 
 @pytest.fixture(params=['vanillanet_6_w8_n3', 'vanillanet_13_w8_n4'])
@@ -135,7 +135,7 @@ def test_head_is_one_deep_convolution():
     assert isinstance(head, ClsHead)
     assert len(list(deep_convs(head))) == 1
     assert tuple(head.conv.conv1.weight.shape) == (10, 16, 1, 1)
-    assert head.conv.norm1.eps == 1e-6 and head.conv.norm is None
+    assert head.conv.norm1.eps == 1e-6 and isinstance(head.conv.norm, torch.nn.Identity)
     assert tuple(head.pre_logits(feats).shape) == (4, 16)
     head.eval()
     expected = head(feats)

@@ -39,8 +39,10 @@ def test_forms_compute_the_same(geometry, final_norm):
     deep = make_deep_conv(final_norm=final_norm, **dict(mid_channels=5) | geometry)
     expected = deep(X)
     merged = merge_deep_convs(deep)
-    assert dict(merged.named_children()).keys() == ({'conv', 'norm'} if final_norm else {'conv'})
     deploy = switch_to_deploy(deep)
+    for network, has_norm in ((merged, final_norm), (deploy, False)):
+        assert dict(network.named_children()).keys() == {'conv', 'norm'}
+        assert isinstance(network.norm, torch.nn.BatchNorm2d if has_norm else torch.nn.Identity)
     for network in (merged, deploy, switch_to_deploy(merged), merge_deep_convs(merged)):
         torch.testing.assert_close(network(X), expected, rtol=1e-12, atol=1e-12)
     assert deep.is_deep and not deploy.is_deep

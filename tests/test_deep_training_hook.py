@@ -14,8 +14,8 @@ from mmengine.runner import Runner
 from mmvanilla import UsageError, VanillaNet, set_deep_training_lambda, switch_to_deploy
 from mmvanilla.checkpoint import load_checkpoint
 from mmvanilla.engine import DeepTrainingHook
-from mmvanilla.engine.deep_training_hook import deep_training_lambda
-from mmvanilla.models.reparameterize import deep_convs
+from mmvanilla.engine.hooks.deep_training_hook import deep_training_lambda
+from mmvanilla.models.folding.network import deep_convs
 
 
 class Classifier(BaseModel):
@@ -277,7 +277,7 @@ def test_loaded_weights_of_another_lambda_are_named(tmp_path, warnings):
 
 
 def test_wrong_fusing_is_an_error(tmp_path, monkeypatch):
-    from mmvanilla.engine import deep_training_hook
+    from mmvanilla.engine.hooks import deep_training_hook
 
     def broken(model):
         fused = switch_to_deploy(model)
@@ -319,7 +319,7 @@ def test_wrong_arguments(kwargs, message):
 
 
 def test_config_of_the_fused_file_builds_it(tmp_path):
-    from mmvanilla.engine.config import deploy_config
+    from mmvanilla.config import deploy_config
 
     cfg = Config(dict(model=dict(type='X', backbone=dict(type='mmvanilla.VanillaNet', arch='5'))))
     assert deploy_config(cfg).model.backbone.deploy is True
@@ -339,7 +339,7 @@ import sys; sys.path.insert(0, 'tests')
 import torch
 from test_deep_training_hook import Classifier
 from mmvanilla.checkpoint import get_state_dict, load_checkpoint
-from mmvanilla.models.reparameterize import deep_convs
+from mmvanilla.models.folding.network import deep_convs
 io = torch.load(r'{tmp_path}/io.pth')
 for path in ('plain.pth', 'run/epoch_3.pth'):
     model = Classifier().eval()

@@ -15,7 +15,7 @@ from test_tools import fail
 from torch import nn
 
 from mmvanilla.checkpoint import load_checkpoint
-from mmvanilla.engine import onnx_export
+from mmvanilla.deployment import onnx_export
 
 TOOL = 'tools/deploy.py'
 NARROW_CLASSIFIER = [

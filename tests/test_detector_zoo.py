@@ -14,7 +14,7 @@ from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
 from mmvanilla import switch_to_deploy
-from mmvanilla.engine.config import nested_dicts
+from mmvanilla.config import nested_dicts
 
 # Config in mmdet -> which of our stages serve it: those with the strides of its own backbone's. A
 # ResNet's have the same numbers; CSPDarknet and CSPNeXt count their stem.

@@ -15,7 +15,7 @@ from narrow_detector import narrow_options
 from test_tools import fail
 
 from mmvanilla.checkpoint import load_checkpoint
-from mmvanilla.engine import launch
+from mmvanilla.cli.options import make_parser
 
 CONFIG = """
 _base_ = '{root}/configs/upernet_vanillanet_digits.py'
@@ -41,7 +41,7 @@ from pathlib import Path
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from torch.nn.modules.batchnorm import _BatchNorm
-from mmvanilla.models.reparameterize import deep_convs
+from mmvanilla.models.folding.network import deep_convs
 
 @HOOKS.register_module()
 class Record(Hook):
@@ -156,5 +156,5 @@ def test_errors(environment, options, message, digits, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize('launcher', ['none', 'pytorch', 'slurm', 'mpi'])
 def test_launchers_parse(launcher):
-    args = launch.make_parser('').parse_args(['config.py', '--launcher', launcher])
+    args = make_parser('').parse_args(['config.py', '--launcher', launcher])
     assert args.launcher == launcher

@@ -3,7 +3,7 @@ import torch
 from conftest import randomize
 from torch import nn
 
-from mmvanilla.models.folding import fuse_conv_bn, merge_convs, put_conv
+from mmvanilla.models.folding.arithmetic import fuse_conv_bn, merge_convs, put_conv
 
 
 @pytest.mark.parametrize('affine', [True, False])

@@ -14,7 +14,8 @@ from mmengine.config import Config
 from narrow_detector import CONFIG, narrow_options
 from test_tools import fail
 
-from mmvanilla.engine.config import config_in_checkpoint, nested_dicts
+from mmvanilla.cli.config_in_checkpoint import config_in_checkpoint
+from mmvanilla.config import nested_dicts
 
 TOOL = 'tools/image_demo.py'
 

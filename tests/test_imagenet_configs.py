@@ -13,7 +13,7 @@ from mmpretrain.registry import MODELS
 
 from mmvanilla import UsageError, VanillaNet, switch_to_deploy
 from mmvanilla.checkpoint import load_checkpoint
-from mmvanilla.models.reparameterize import deep_convs
+from mmvanilla.models.folding.network import deep_convs
 
 # Table 7 of the paper, one row per model; the 1.5x models take the last.
 COLUMNS = ('lr', 'weight_decay', 'layer_decay', 'mixup', 'ema_momentum', 'crop_ratio', 'source')

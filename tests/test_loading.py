@@ -23,9 +23,9 @@ from mmvanilla import (
     switch_to_deploy,
 )
 from mmvanilla.models import DeepConv, SeriesActivation
-from mmvanilla.models.foldable import named_foldables
-from mmvanilla.models.loading import load_weights
-from mmvanilla.models.reparameterize import check_fused
+from mmvanilla.models.folding.foldable import named_foldables
+from mmvanilla.models.folding.network import check_fused
+from mmvanilla.models.loading.weights import load_weights
 
 IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 NARROW = dict(arch='6', widen_factor=1 / 64)
@@ -476,9 +476,8 @@ def test_a_new_activation_is_one_class():
             super().fold_weights(state_dict, prefix, form)
 
         def forward(self, x):
-            return (
-                super().forward(x) if self.norm is not None else SeriesActivation.activate(self, x)
-            )
+            fused = self.form == 'deploy'
+            return SeriesActivation.activate(self, x) if fused else super().forward(x)
 
     network = build('VanillaNet, n = 1')
     network.stem.act = randomize(Doubled(8, 1)).eval()

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.profiler import profile
 
-from mmvanilla.models.matmul_conv import MatmulConv2d
+from mmvanilla.models.efficiency.conv2d import Conv2d
 
 
 def operators(function):
@@ -28,7 +28,7 @@ def operators(function):
 )
 def test_equals_conv(geometry, memory_format):
     torch.manual_seed(0)
-    conv, reference = MatmulConv2d(8, 12, **geometry).double(), nn.Conv2d(8, 12, **geometry)
+    conv, reference = Conv2d(8, 12, **geometry).double(), nn.Conv2d(8, 12, **geometry)
     reference.double().load_state_dict(conv.state_dict())
     results = []
     for module in (conv, reference):
@@ -44,7 +44,7 @@ def test_equals_conv(geometry, memory_format):
     'memory_format, product', [(torch.channels_last, True), (torch.contiguous_format, False)]
 )
 def test_when_it_is_a_product(memory_format, product):
-    conv = MatmulConv2d(8, 12, 1)
+    conv = Conv2d(8, 12, 1)
     x = torch.rand(3, 8, 8, 4).contiguous(memory_format=memory_format)
     assert ('aten::linear' in operators(lambda: conv(x))) == product
     assert conv(x).is_contiguous(memory_format=memory_format)
@@ -55,7 +55,7 @@ def test_when_it_is_a_product(memory_format, product):
 )
 def test_what_tracers_and_compilers_see(channels, operator):
     conv, x = (
-        MatmulConv2d(8, channels, 1),
+        Conv2d(8, channels, 1),
         torch.rand(3, 8, 8, 4).contiguous(memory_format=torch.channels_last),
     )
     assert 'aten::_convolution' in str(torch.jit.trace(conv, x).inlined_graph)
@@ -65,7 +65,7 @@ def test_what_tracers_and_compilers_see(channels, operator):
 
 def test_precision_of_autocast():
     conv, x = (
-        MatmulConv2d(8, 12, 1),
+        Conv2d(8, 12, 1),
         torch.rand(3, 8, 8, 4).contiguous(memory_format=torch.channels_last),
     )
     with torch.autocast('cpu', torch.bfloat16):

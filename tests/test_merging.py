@@ -19,7 +19,7 @@ from mmvanilla.checkpoint import load_checkpoint
 from mmvanilla.engine import merging
 from mmvanilla.engine.merging import ema_hooks
 from mmvanilla.models import DeepConv
-from mmvanilla.models.reparameterize import deep_convs
+from mmvanilla.models.folding.network import deep_convs
 
 X = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 OPTIMIZERS = {
@@ -86,7 +86,7 @@ class BeforeAndAfter(Hook):
                 torch.testing.assert_close(state, kept[id(param)], rtol=0, atol=0)
             self.fresh = [name for name, p in runner.model.named_parameters() if p not in states]
 
-        self.monkeypatch.setattr('mmvanilla.engine.deep_training_hook.merge_in_run', merge)
+        self.monkeypatch.setattr('mmvanilla.engine.hooks.deep_training_hook.merge_in_run', merge)
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from mmengine.runner import Runner
 from test_tools import fail
 
 from mmvanilla import UsageError, merge_deep_convs, switch_to_deploy
-from mmvanilla.engine import launch
-from mmvanilla.models.foldable import named_foldables
+from mmvanilla.cli.running import build_runner, drop_pretrained
+from mmvanilla.models.folding.foldable import named_foldables
 
 CONFIG = 'configs/imagenet/vanillanet-6_8xb128_in1k.py'
 CONVERTER = 'tools/model_converters/official_to_mmvanilla.py'
@@ -227,7 +227,7 @@ LAMBDA_HOOK = 'mmvanilla.DeepTrainingHook'
     [
         ([LAMBDA_HOOK, 'EMAHook'], Runner.from_cfg),
         (['EMAHook', LAMBDA_HOOK], Runner.from_cfg),
-        (['EMAHook'], launch.build_runner),
+        (['EMAHook'], build_runner),
     ],
 )
 @pytest.mark.parametrize('bare', [False, True])
@@ -288,5 +288,5 @@ def test_load_from_needs_no_shallower_network(options, run_tool, tmp_path):
 
 def test_resumed_run_needs_no_shallower_network():
     cfg = Config.fromfile(ROOT / 'configs/imagenet/vanillanet-11_8xb128_in1k.py')
-    launch.drop_pretrained(cfg)
+    drop_pretrained(cfg)
     assert cfg.model.backbone.init_cfg is None

@@ -11,7 +11,7 @@ from narrow_detector import CONFIG, narrow_options
 
 from mmvanilla import convert_official_state_dict
 from mmvanilla.checkpoint import load_checkpoint
-from mmvanilla.models.official import is_official_state_dict
+from mmvanilla.models.loading.official import is_official_state_dict
 
 
 @pytest.fixture(scope='module')

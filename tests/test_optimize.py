@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
 from mmvanilla import UsageError, VanillaNet, optimize_for_inference, set_deep_training_lambda
-from mmvanilla.engine import optimize
+from mmvanilla.deployment import optimized_inference
 
 X = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
 
@@ -65,10 +65,12 @@ def test_no_compiler(backbone, monkeypatch):
 
     said = []
     monkeypatch.setattr(torch, 'compile', lambda *args, **kwargs: fail)
-    monkeypatch.setattr(optimize, 'print_log', lambda message, logger: said.append(message))
-    optimize.compiler_works.cache_clear()
+    monkeypatch.setattr(
+        optimized_inference, 'print_log', lambda message, logger: said.append(message)
+    )
+    optimized_inference.compiler_works.cache_clear()
     optimized = optimize_for_inference(backbone)
-    optimize.compiler_works.cache_clear()
+    optimized_inference.compiler_works.cache_clear()
     assert optimized._compiled_call_impl is None
     assert 'run without it: No working C++ compiler found' in said[0]
     assert said[1] == 'Optimized for cpu: fused, channels_last, float32.'

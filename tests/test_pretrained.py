@@ -12,7 +12,7 @@ from mmvanilla import (
     merge_deep_convs,
     set_deep_training_lambda,
 )
-from mmvanilla.models.reparameterize import deep_convs
+from mmvanilla.models.folding.network import deep_convs
 
 FIXTURE = 'tests/data/vanillanet_6_w8_n3.pt'
 

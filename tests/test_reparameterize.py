@@ -12,7 +12,7 @@ from mmvanilla import (
     set_deep_training_lambda,
     switch_to_deploy,
 )
-from mmvanilla.models.reparameterize import check_fused, deep_convs
+from mmvanilla.models.folding.network import check_fused, deep_convs
 
 X = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(2))
 

@@ -22,9 +22,9 @@ from mmengine.optim import OneCycleLR
 
 from mmvanilla import UsageError
 from mmvanilla.checkpoint import load_checkpoint, replace_when_whole
-from mmvanilla.engine.config import config_in_checkpoint
-from mmvanilla.models.loading import read_state_dict
-from mmvanilla.safe_reading import read_safely
+from mmvanilla.checkpoint.safe_reading import read_safely
+from mmvanilla.cli.config_in_checkpoint import config_in_checkpoint
+from mmvanilla.models.loading.weights import read_state_dict
 
 # Pickle instructions, to be put together as an attacker does.
 HISTORY_BUFFER = b'cmmengine.logging.history_buffer\nHistoryBuffer\n'

@@ -22,9 +22,9 @@ from narrow_detector import CONFIG, narrow_options
 
 from mmvanilla import UsageError, merge_deep_convs, switch_to_deploy
 from mmvanilla.checkpoint import load_checkpoint
-from mmvanilla.engine import launch
-from mmvanilla.models.loading import load_weights, read_state_dict
-from mmvanilla.models.reparameterize import deep_convs
+from mmvanilla.cli.running import build_model
+from mmvanilla.models.folding.network import deep_convs
+from mmvanilla.models.loading.weights import load_weights, read_state_dict
 
 FORMS = dict(deep=lambda model: model, merged=merge_deep_convs, deploy=switch_to_deploy)
 FORM = pytest.mark.parametrize(
@@ -43,7 +43,7 @@ class Project:
         self.folder = folder
         self.config = str(folder / 'config.py')
         cfg.dump(self.config)
-        self.model = launch.build_model(copy.deepcopy(cfg))
+        self.model = build_model(copy.deepcopy(cfg))
         if checkpoint is None:
             randomize(self.model)
             content = dict(meta=dict(cfg=cfg.pretty_text, dataset_meta=dict(classes=list('abcde'))))

@@ -24,7 +24,7 @@ def test_parameters(table5):
     """The paper's (n = 3) and the authors' repository's (n = 4), to one unit of the last digit."""
     init_default_scope('mmdet')
     for name, series_number, millions, *_ in table5.PUBLISHED:
-        cfg = table5.read_config(name, series_number, {})
+        cfg = table5.make_config(name, series_number, {})
         if series_number is not None:
             cfg.model.backbone.deploy = True
         # Swin computes numbers while it is built; ours needs none.
@@ -37,7 +37,7 @@ def test_parameters(table5):
 def test_macs(table5):
     """Within 1% of what was published."""
     for name, series_number, _, flops, *_ in table5.PUBLISHED:
-        cfg = table5.read_config(name, series_number, {})
+        cfg = table5.make_config(name, series_number, {})
         found = table5.count(cfg, table5.PAPER_SHAPE, deploy=True)
         # This one was counted with attention's products: 266.6, and 263.4 without.
         whole = name == 'mask_rcnn_swin_t'
@@ -53,7 +53,7 @@ def narrow_configs(table5, digits):
         'test_dataloader.dataset.data_root': f'{digits}/',
         'test_evaluator.ann_file': str(digits / 'annotations/instances_val2017.json'),
     }
-    return [table5.read_config(*row[:2], options) for row in table5.PUBLISHED]
+    return [table5.make_config(*row[:2], options) for row in table5.PUBLISHED]
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from mmvanilla import (
     switch_to_deploy,
 )
 from mmvanilla.models import DeepConv
-from mmvanilla.models.reparameterize import check_fused, form_of
+from mmvanilla.models.folding.network import check_fused, form_of
 from mmvanilla.registry import MODELS
 
 IMAGES = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))

@@ -19,7 +19,7 @@ from test_checkpoint import Payload
 
 from mmvanilla import VanillaNet
 from mmvanilla.checkpoint import load_checkpoint
-from mmvanilla.models.foldable import match
+from mmvanilla.models.folding.foldable import match
 
 
 def logged(work_dir, key):

@@ -17,8 +17,8 @@ from mmengine.registry import init_default_scope
 from torchvision.ops import nms
 
 from mmvanilla.checkpoint import latest_whole_checkpoint, load_checkpoint
-from mmvanilla.engine.config import config_in_checkpoint
-from mmvanilla.engine.timing import time_by_turns
+from mmvanilla.cli.config_in_checkpoint import config_in_checkpoint
+from mmvanilla.cli.timing import time_by_turns
 
 DEMOS = {
     'boxes': ('configs/retinanet_vanillanet_digits.py', 'work_dirs/demo'),

@@ -13,8 +13,8 @@ from mmengine.fileio import load
 from mmpretrain import ImageClassificationInferencer
 
 from mmvanilla.checkpoint import latest_whole_checkpoint, load_checkpoint
-from mmvanilla.engine.config import config_in_checkpoint
-from mmvanilla.engine.figures import write_figure
+from mmvanilla.cli.config_in_checkpoint import config_in_checkpoint
+from mmvanilla.cli.figures import write_figure
 
 CONFIG = 'configs/vanillanet_digits.py'
 WORK_DIR = Path('work_dirs/demo_classification')

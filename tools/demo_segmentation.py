@@ -10,7 +10,7 @@ from demo_steps import draw_curves, evaluate, read_log, run_tool
 from mmseg.apis import MMSegInferencer
 
 from mmvanilla.checkpoint import latest_whole_checkpoint, load_checkpoint
-from mmvanilla.engine.config import config_in_checkpoint
+from mmvanilla.cli.config_in_checkpoint import config_in_checkpoint
 
 CONFIG = 'configs/upernet_vanillanet_digits.py'
 WORK_DIR = Path('work_dirs/demo_segmentation')

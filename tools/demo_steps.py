@@ -9,7 +9,7 @@ from typing import Dict, List
 
 from matplotlib.figure import Figure
 
-from mmvanilla.engine.figures import write_figure
+from mmvanilla.cli.figures import write_figure
 
 
 def run_tool(tool: str, config: str, *args: str) -> float:

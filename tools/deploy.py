@@ -12,12 +12,14 @@ from mmengine.registry import MODELS, init_default_scope
 
 from mmvanilla import switch_to_deploy
 from mmvanilla.checkpoint import load_checkpoint, replace_when_whole
-from mmvanilla.engine import launch
-from mmvanilla.engine.fused_checkpoint import inference_config, save_fused
-from mmvanilla.engine.onnx_export import BATCHES, SIZES, check_exportable, export_onnx
+from mmvanilla.cli.options import one_sentence_errors, read_config
+from mmvanilla.cli.running import drop_pretrained, use_safe_loading
+from mmvanilla.deployment.fused_checkpoint import inference_config, save_fused
+from mmvanilla.deployment.onnx_export import BATCHES, SIZES, check_exportable, export_onnx
 from mmvanilla.errors import UsageError
-from mmvanilla.models.loading import load_weights, own_names
-from mmvanilla.models.reparameterize import check_fused
+from mmvanilla.models.folding.network import check_fused
+from mmvanilla.models.loading.names import own_names
+from mmvanilla.models.loading.weights import load_weights
 
 
 def parse_args() -> argparse.Namespace:
@@ -41,7 +43,7 @@ def find_classes(meta: dict) -> Optional[dict]:
 
 def main() -> None:
     args = parse_args()
-    cfg = launch.read_config(args.config)
+    cfg = read_config(args.config)
     cfg.merge_from_dict(args.cfg_options or {})
     if args.out.exists() and not args.out.is_dir():
         raise UsageError(f'{args.out} is a file: name a folder.')
@@ -52,8 +54,8 @@ def main() -> None:
     for path in files.values():
         if path.resolve() in (Path(args.config).resolve(), Path(args.checkpoint).resolve()):
             raise UsageError(f'{path} would be overwritten: name another folder.')
-    launch.use_safe_loading()
-    launch.drop_pretrained(cfg)
+    use_safe_loading()
+    drop_pretrained(cfg)
     checkpoint = load_checkpoint(args.checkpoint)
     meta = checkpoint.get('meta') or {}
     init_default_scope(cfg.get('default_scope', 'mmengine'))
@@ -78,5 +80,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    with launch.one_sentence_errors():
+    with one_sentence_errors():
         main()

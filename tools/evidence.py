@@ -29,9 +29,10 @@ from scipy.stats import ttest_ind
 from tqdm import tqdm
 
 from mmvanilla.checkpoint import replace_when_whole
-from mmvanilla.engine import launch
-from mmvanilla.engine.figures import write_figure
-from mmvanilla.engine.timing import name_device
+from mmvanilla.cli.checks import check_data
+from mmvanilla.cli.figures import write_figure
+from mmvanilla.cli.options import one_sentence_errors, read_config
+from mmvanilla.cli.timing import name_device
 
 WORK_DIR = Path('work_dirs/evidence')
 DIGITS_CONFIGS = Path('configs/ablations')
@@ -73,9 +74,9 @@ def read_rows(tables: Sequence[int]) -> List[Row]:
 
 def digits_config(config: str, seed: int) -> Config:
     """The config of a network on the digits, with the techniques of an ImageNet config."""
-    row = launch.read_config(config)
+    row = read_config(config)
     network = Path(config).name.split('_')[0]
-    cfg = launch.read_config(DIGITS_CONFIGS / f'{network}_digits.py')
+    cfg = read_config(DIGITS_CONFIGS / f'{network}_digits.py')
     for part in ('backbone', 'head'):
         given = row.model[part]
         cfg.model[part].update({key: given[key] for key in TECHNIQUES if key in given})
@@ -142,7 +143,7 @@ def train_all(configs: Sequence[str], seeds: int, jobs: int) -> Dict[str, List[f
         (config, seed): digits_config(config, seed) for seed in range(seeds) for config in configs
     }
     for cfg in cfgs.values():
-        launch.check_data(cfg, 'train_dataloader', 'val_dataloader')
+        check_data(cfg, 'train_dataloader', 'val_dataloader')
     texts = {run: cfg.pretty_text for run, cfg in cfgs.items()}
     found = {}
     with ThreadPoolExecutor(jobs) as pool:
@@ -269,5 +270,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    with launch.one_sentence_errors():
+    with one_sentence_errors():
         main()

@@ -14,10 +14,11 @@ from mmengine.config import Config
 from torch import nn
 
 from mmvanilla.checkpoint import load_checkpoint
-from mmvanilla.engine import launch
-from mmvanilla.engine.config import config_in_checkpoint
+from mmvanilla.cli.config_in_checkpoint import config_in_checkpoint
+from mmvanilla.cli.options import one_sentence_errors, read_config
+from mmvanilla.cli.running import drop_pretrained, use_safe_loading
 from mmvanilla.errors import UsageError
-from mmvanilla.models.loading import load_weights, read_state_dict
+from mmvanilla.models.loading.weights import load_weights, read_state_dict
 
 
 def parse_args() -> argparse.Namespace:
@@ -49,14 +50,14 @@ def check_input(args: argparse.Namespace) -> None:
 
 def find_config(args: argparse.Namespace) -> Config:
     if args.config:
-        cfg = launch.read_config(args.config)
+        cfg = read_config(args.config)
     else:
         cfg = config_in_checkpoint(load_checkpoint(args.checkpoint), args.checkpoint)
         cfg.visualizer = dict(type='DetLocalVisualizer')
         cfg.test_dataloader.dataset.type = 'CocoDataset'  # for its colours; no data is read
     if cfg.get('default_scope') != 'mmdet':
         raise UsageError(f'{args.config or args.checkpoint} is not of a detector.')
-    launch.drop_pretrained(cfg)
+    drop_pretrained(cfg)
     return cfg
 
 
@@ -77,7 +78,7 @@ class StrictInferencer(DetInferencer):
 def main() -> None:
     args = parse_args()
     check_input(args)
-    launch.use_safe_loading()
+    use_safe_loading()
     inferencer = StrictInferencer(
         find_config(args), args.checkpoint, args.device, show_progress=False
     )
@@ -90,5 +91,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    with launch.one_sentence_errors():
+    with one_sentence_errors():
         main()

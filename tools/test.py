@@ -6,12 +6,12 @@ The authors' files are taken as they are.
 
 import argparse
 
-from mmvanilla.engine import launch
-from mmvanilla.engine.evaluate import evaluate
+from mmvanilla.cli.options import load_config, make_parser, one_sentence_errors
+from mmvanilla.cli.running import evaluate
 
 
 def parse_args() -> argparse.Namespace:
-    parser = launch.make_parser(__doc__)
+    parser = make_parser(__doc__)
     parser.add_argument(
         'checkpoint', help="checkpoint file, in training or deploy form, or the authors'"
     )
@@ -25,9 +25,9 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    evaluate(launch.load_config(args), args.checkpoint, args.deploy, args.out)
+    evaluate(load_config(args), args.checkpoint, args.deploy, args.out)
 
 
 if __name__ == '__main__':
-    with launch.one_sentence_errors():
+    with one_sentence_errors():
         main()

@@ -10,13 +10,21 @@ from mmvanilla.checkpoint import (
     latest_whole_checkpoint,
     load_checkpoint,
 )
-from mmvanilla.engine import launch
+from mmvanilla.cli.checks import (
+    check_amp,
+    check_channels,
+    check_classes,
+    check_data,
+    check_pretrained,
+)
+from mmvanilla.cli.options import load_config, make_parser, one_sentence_errors
+from mmvanilla.cli.running import build_runner, drop_pretrained
 from mmvanilla.errors import UsageError
-from mmvanilla.models.official import is_official_state_dict
+from mmvanilla.models.loading.official import is_official_state_dict
 
 
 def parse_args() -> argparse.Namespace:
-    parser = launch.make_parser(__doc__)
+    parser = make_parser(__doc__)
     parser.add_argument('--amp', action='store_true', help='train in automatic mixed precision')
     parser.add_argument(
         '--auto-scale-lr',
@@ -34,7 +42,7 @@ def parse_args() -> argparse.Namespace:
 
 def merge_train_options(cfg: Config, args: argparse.Namespace) -> None:
     if args.amp:
-        launch.check_amp()
+        check_amp()
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
     if args.auto_scale_lr:
@@ -66,13 +74,13 @@ def holds_backbone(checkpoint: dict, cfg: Config) -> bool:
 
 def main() -> None:
     args = parse_args()
-    cfg = launch.load_config(args)
+    cfg = load_config(args)
     merge_train_options(cfg, args)
-    launch.check_data(cfg, 'train_dataloader', 'val_dataloader', 'val_evaluator')
+    check_data(cfg, 'train_dataloader', 'val_dataloader', 'val_evaluator')
     if cfg.get('load_from') and '://' not in cfg.load_from:
         checkpoint = load_checkpoint(cfg.load_from)
         if holds_backbone(checkpoint, cfg):
-            launch.drop_pretrained(cfg)
+            drop_pretrained(cfg)
         if cfg.get('resume') and not is_resumable(checkpoint):
             raise UsageError(
                 f'checkpoint {cfg.load_from} holds weights alone, no run can be resumed from it: '
@@ -80,12 +88,12 @@ def main() -> None:
                 'weights with --cfg-options load_from=..., without --resume.'
             )
     if not cfg.get('resume'):
-        launch.check_pretrained(cfg)
-    launch.check_channels(cfg)
-    launch.check_classes(cfg)
-    launch.build_runner(cfg).train()
+        check_pretrained(cfg)
+    check_channels(cfg)
+    check_classes(cfg)
+    build_runner(cfg).train()
 
 
 if __name__ == '__main__':
-    with launch.one_sentence_errors():
+    with one_sentence_errors():
         main()

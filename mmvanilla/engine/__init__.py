@@ -1,5 +1,7 @@
-from .atomic_checkpoint_hook import AtomicCheckpointHook
-from .deep_training_hook import DeepTrainingHook
-from .layer_decay_optim_wrapper_constructor import LayerDecayOptimWrapperConstructor
+"""What a Runner uses: hooks, an optimizer constructor, and merging inside a run."""
+
+from .hooks.atomic_checkpoint_hook import AtomicCheckpointHook
+from .hooks.deep_training_hook import DeepTrainingHook
+from .optimizers.layer_decay_optim_wrapper_constructor import LayerDecayOptimWrapperConstructor
 
 __all__ = ['AtomicCheckpointHook', 'DeepTrainingHook', 'LayerDecayOptimWrapperConstructor']

@@ -16,8 +16,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from ..errors import UsageError
-from ..models.foldable import Foldable, named_foldables
-from ..models.reparameterize import unwrap
+from ..models.folding.foldable import Foldable, named_foldables
+from ..models.folding.network import unwrap
 
 
 def ema_hooks(runner: Runner) -> List[EMAHook]:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from ..errors import UsageError
 from ..registry import MODELS, register
 from .deep_conv import DeepConv
-from .loading import rename_on_loading
+from .loading.names import rename_on_loading
 from .vanillanet import VanillaNet
 
 try:

@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UsageError
-from .foldable import FORMS, Foldable
-from .folding import conv_like, fuse_conv_bn, merge_convs, put_conv, take
-from .matmul_conv import MatmulConv2d
+from .efficiency.conv2d import Conv2d
+from .efficiency.on_cpu import in_training_on_cpu, lean_deep_conv
+from .folding.arithmetic import conv_like, fuse_conv_bn, merge_convs, put_conv, take
+from .folding.foldable import FORMS, Foldable
 from .norm import build_batch_norm, describe_batch_norm
-from .recompute import recompute_on_cpu
 
 # The first convolution, its norm and the second, of the deep form.
 DEEP_LAYERS = ('conv1', 'norm1', 'conv2')
@@ -110,15 +110,15 @@ class DeepConv(Foldable):
         if not final_norm:  # merged, it is one convolution already
             self.forms = FORMS[:2]
         if merged or deploy:
-            self.conv = MatmulConv2d(in_channels, out_channels, **geometry)
+            self.conv = Conv2d(in_channels, out_channels, **geometry)
             has_norm = final_norm and not deploy
-            self.norm = build_batch_norm(norm_cfg, out_channels) if has_norm else None
+            self.norm = build_batch_norm(norm_cfg, out_channels) if has_norm else nn.Identity()
             return
-        self.conv1 = MatmulConv2d(in_channels, mid_channels, **geometry)
+        self.conv1 = Conv2d(in_channels, mid_channels, **geometry)
         self.norm1 = build_batch_norm(norm_cfg, mid_channels)
         self.act = DeepActivation()
-        self.conv2 = MatmulConv2d(mid_channels, out_channels, 1, groups=groups)
-        self.norm = build_batch_norm(norm_cfg, out_channels) if final_norm else None
+        self.conv2 = Conv2d(mid_channels, out_channels, 1, groups=groups)
+        self.norm = build_batch_norm(norm_cfg, out_channels) if final_norm else nn.Identity()
 
     @property
     def is_deep(self) -> bool:
@@ -141,19 +141,14 @@ class DeepConv(Foldable):
                 'one; build the network in its deep form (without merged=True).'
             )
 
-    def convolve(self, x: Tensor) -> Tensor:
-        """All but the last norm."""
-        self.check_training()
-        if not self.is_deep:
-            return self.conv(x)
-        x = self.conv1(x)  # (N, C_mid, H', W')
-        return recompute_on_cpu(  # (N, C_out, H', W')
-            lambda x: self.conv2(self.act(self.norm1(x))), x, self
-        )
-
+    @in_training_on_cpu(lean_deep_conv)
     def forward(self, x: Tensor) -> Tensor:
-        x = self.convolve(x)
-        return x if self.norm is None else self.norm(x)
+        self.check_training()
+        if self.is_deep:
+            x = self.conv2(self.act(self.norm1(self.conv1(x))))
+        else:
+            x = self.conv(x)
+        return self.norm(x)
 
     def form_in(self, state_dict: Mapping[str, Tensor], prefix: str = '') -> Optional[str]:
         if f'{prefix}conv1.weight' in state_dict:
@@ -227,4 +222,4 @@ class DeepConv(Foldable):
         if self.is_deep:
             del self.conv1, self.norm1, self.act, self.conv2
         if form == 'deploy':
-            self.norm = None
+            self.norm = nn.Identity()

@@ -2,12 +2,12 @@
 
 from typing import Dict, Mapping, Optional, Set
 
-import torch
 from torch import Tensor, nn
 
 from ..errors import UsageError
-from .foldable import Foldable
-from .folding import conv_like, fuse_conv_bn, put_conv, take
+from .efficiency.conv2d import Conv2d
+from .folding.arithmetic import conv_like, fuse_conv_bn, put_conv, take
+from .folding.foldable import Foldable
 from .norm import build_batch_norm, describe_batch_norm
 
 
@@ -43,7 +43,7 @@ class SeriesActivation(Foldable):
             raise UsageError(f'act_num={act_num} is no series number: give 0 or more.')
         self.norm_keys, self.norm_eps = describe_batch_norm(norm_cfg)
         self.relu = nn.ReLU()
-        self.conv = nn.Conv2d(
+        self.conv = Conv2d(
             num_channels,
             num_channels,
             2 * act_num + 1,
@@ -51,7 +51,7 @@ class SeriesActivation(Foldable):
             groups=num_channels,
             bias=deploy,
         )
-        self.norm = None if deploy else build_batch_norm(norm_cfg, num_channels)
+        self.norm = nn.Identity() if deploy else build_batch_norm(norm_cfg, num_channels)
 
     def form_in(self, state_dict: Mapping[str, Tensor], prefix: str = '') -> Optional[str]:
         if f'{prefix}conv.weight' not in state_dict:
@@ -83,23 +83,12 @@ class SeriesActivation(Foldable):
 
     def build_form(self, form: str) -> None:
         self.conv = conv_like(self.conv, self.conv.out_channels)
-        self.norm = None
+        self.norm = nn.Identity()
 
     def activate(self, x: Tensor) -> Tensor:
-        """All but the norm."""
-        self.check_training()
-        x = self.relu(x)
-        if (
-            torch.jit.is_tracing()
-            or x.device.type != 'cpu'
-            or not x.requires_grad
-            or not x.is_contiguous()
-        ):
-            return self.conv(x)
-        # In the usual layout the gradients of torch's depthwise convolutions take up to six times
-        # as long on a CPU.
-        return self.conv(x.contiguous(memory_format=torch.channels_last)).contiguous()
+        """The series of equation 6, without the norm."""
+        return self.conv(self.relu(x))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.activate(x)
-        return x if self.norm is None else self.norm(x)
+        self.check_training()
+        return self.norm(self.activate(x))

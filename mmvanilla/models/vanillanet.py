@@ -2,63 +2,84 @@
 
 from itertools import accumulate
 from operator import mul
-from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any, List, Optional, Sequence, Tuple, Union
 
-import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import UsageError
 from ..registry import MODELS, register
+from .architecture import ARCHITECTURES, find_stages, match_layers, parse_arch
 from .deep_conv import DeepConv
-from .foldable import named_foldables
-from .loading import (
-    load_pretrained,
-    pretrained_cfgs,
-    rename_on_loading,
-    take_classifier_weights,
-)
-from .recompute import recompute_in_backward
+from .efficiency.on_cpu import channels_last_on_cpu, in_training_on_cpu, lean_block
+from .efficiency.recompute import recompute_in_backward
+from .folding.foldable import named_foldables
+from .loading.names import rename_on_loading
+from .loading.weights import load_pretrained, pretrained_cfgs, take_classifier_weights
 from .series_activation import SeriesActivation
-from .vanilla_block import SHORTCUTS, Shortcut, ShortcutBlock, VanillaBlock
+from .shortcut import SHORTCUTS, Shortcut, ShortcutBlock
+
+
+class VanillaBlock(nn.Module):
+    """The one layer that VanillaNet is built of: deep convolution, pooling, series activation.
+
+    Args:
+        conv: The deep convolution (section 3.1).
+        pool: The pooling, ``nn.Identity()`` for none.
+        act: The series activation (section 3.2).
+
+    Shape: (N, C_in, H, W) to (N, C_out, H', W').
+    """
+
+    def __init__(self, conv: DeepConv, pool: nn.Module, act: SeriesActivation) -> None:
+        super().__init__()
+        self.conv = conv
+        self.pool = pool
+        self.act = act
+
+    @in_training_on_cpu(lean_block)
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.pool(self.conv(x)))
 
 
 @register(MODELS)
 class VanillaNet(BaseModule):
-    """VanillaNet backbone.
+    """VanillaNet backbone: a stem and a row of blocks, without shortcuts, without attention.
 
-    A stem and a row of blocks. A stage is the run of layers at one resolution; the four stages of
-    the released architectures have strides 4, 8, 16 and 32. For '5' and '6' the first is the stem.
+    A stage is a run of layers at one resolution. The four stages of the released architectures have
+    strides 4, 8, 16 and 32.
 
     Args:
         arch: '5' to '13', '13-x1.5', '13-x1.5-ada', or a dict of ``channels`` (after the stem and
             after each block), ``strides`` (of each block's max-pooling) and, optionally,
-            ``adaptive_pool_sizes``, one per block: given, the stem is a 4x4 convolution of stride 3
-            and padding 1, and a block of stride 2 pools to that size (0: plain pooling).
+            ``adaptive_pool_sizes``, one per block. If these are given, the stem is a 4x4
+            convolution of stride 3 and padding 1, and a block of stride 2 pools to its size (0
+            means pooling by the stride).
         in_channels: Channels of the image.
         act_num: Series number n of the activations (section 3.2).
         out_indices: Stages whose features are returned, counted from 0.
         widen_factor: Multiplies every channel count.
         frozen_stages: -1 freezes nothing, 0 the stem, n the stem and the first n stages.
-        norm_cfg: Config of the batch norms; their eps is 1e-6 unless it gives one.
-        norm_eval: Whether the norms keep their running statistics in training.
-        with_cp: Whether to keep only the inputs of the blocks for the backward pass, and recompute.
-        deploy: Whether to build the deploy form, for weights that are fused already.
-        init_cfg: Weight initialization; truncated normal of deviation 0.02 by default.
-            ``dict(type='Pretrained', checkpoint=...)`` takes checkpoints of this package, of
-            mmpretrain and mmdet models that hold this backbone, and the authors' own; every key
-            must match. A checkpoint of None is left out. With ``source_arch`` beside it, the
-            checkpoint is of that shallower network: layers go to those at the same place of the
-            same stage, and the layers that it lacks are initialized afresh.
-        merged: Whether to build the merged form, for training at λ = 1 throughout, as fine-tuning
-            does. Weights in deep form, the authors' too, are merged as they are loaded. Trained so
-            from the start, it is the network without deep training (Table 2).
-        shortcut: For the ablation of Table 3, shortcuts without parameters around the blocks:
-            'before_act' or 'after_act'; None, the network itself, has none.
+        norm_cfg: Config of the batch norms. Their eps is 1e-6 unless the config sets one.
+        norm_eval: Whether the norms stay in eval mode during training.
+        with_cp: Whether to keep only the inputs of the blocks for the backward pass and to
+            recompute the rest.
+        deploy: Whether to build the deploy form, for weights that are already fused.
+        init_cfg: Weight initialization; a truncated normal of deviation 0.02 by default.
+            ``dict(type='Pretrained', checkpoint=...)`` loads checkpoints of this package, of
+            mmpretrain and mmdet models that contain this backbone, and the authors' own files.
+            Every key must match. A checkpoint of None is ignored. With ``source_arch``, the
+            checkpoint is that of a shallower network: its layers go to the layers at the same
+            place of the same stage, and the layers that it lacks are initialized afresh.
+        merged: Whether to build the merged form, which trains at λ = 1 from the start, as in
+            fine-tuning. Weights in deep form, including the authors', are merged on loading. From
+            random weights this is the network without deep training (Table 2).
+        shortcut: For the ablation of Table 3, adds parameter-free shortcuts around the blocks:
+            'before_act' or 'after_act'. VanillaNet itself has none.
 
     Raises:
-        UsageError: for an unknown arch, lengths that do not match, or indices out of range.
+        UsageError: if the arch is unknown, lengths do not match, or indices are out of range.
 
     Example:
         >>> import torch
@@ -68,27 +89,8 @@ class VanillaNet(BaseModule):
         [(1, 512, 16, 16), (1, 1024, 8, 8), (1, 2048, 4, 4), (1, 4096, 2, 2)]
     """
 
-    # Channels after the stem and each block, strides of the blocks, as in the released weights.
-    arch_settings = {
-        '5': dict(channels=[512, 1024, 2048, 4096], strides=[2, 2, 2]),
-        '6': dict(channels=[512, 1024, 2048, 4096, 4096], strides=[2, 2, 2, 1]),
-        **{
-            str(depth): dict(
-                channels=[512, 512, 1024] + [2048] * (depth - 6) + [4096] * 2,
-                strides=[1, 2, 2] + [1] * (depth - 7) + [2, 1],
-            )
-            for depth in range(7, 14)
-        },
-    }
-    arch_settings['13-x1.5'] = dict(
-        channels=[channels * 3 // 2 for channels in arch_settings['13']['channels']],
-        strides=arch_settings['13']['strides'],
-    )
-    arch_settings['13-x1.5-ada'] = dict(
-        **arch_settings['13-x1.5'], adaptive_pool_sizes=[0, 38, 19, 0, 0, 0, 0, 0, 0, 10, 0]
-    )
-
-    # The authors' deviation; the paper prints 0.2 (Table 7).
+    arch_settings = ARCHITECTURES
+    # The deviation of the authors' code. The paper prints 0.2 (Table 7).
     default_init_cfg = dict(type='TruncNormal', layer='Conv2d', std=0.02, bias=0.0)
 
     def __init__(
@@ -112,7 +114,7 @@ class VanillaNet(BaseModule):
             raise UsageError(
                 f'shortcut={shortcut!r} is unknown: choose one of {", ".join(SHORTCUTS)}, or None.'
             )
-        channels, strides, pool_sizes = self._parse_arch(arch)
+        channels, strides, pool_sizes = parse_arch(arch)
         channels = [round(c * widen_factor) for c in channels]
         self.act_num = act_num
         self.norm_eval = norm_eval
@@ -124,7 +126,7 @@ class VanillaNet(BaseModule):
             else dict(kernel_size=4, stride=4)
         )
         # Stage and stride of the stem, then of each block.
-        self.stage_of_layer = _stages(strides)
+        self.stage_of_layer = find_stages(strides)
         stride_of_layer = tuple(accumulate(strides, mul, initial=stem_geometry['stride']))
         self.num_stages = self.stage_of_layer[-1] + 1
         self.out_indices = self._check_out_indices(out_indices, adaptive=bool(pool_sizes))
@@ -171,37 +173,6 @@ class VanillaNet(BaseModule):
         self._freeze_stages()
         rename_on_loading(self)
 
-    @classmethod
-    def _parse_arch(
-        cls, arch: Union[str, dict]
-    ) -> Tuple[List[int], List[int], Optional[List[int]]]:
-        if not isinstance(arch, dict):
-            if str(arch) not in cls.arch_settings:
-                raise UsageError(
-                    f'arch={arch!r} is unknown: choose one of '
-                    f'{", ".join(map(repr, cls.arch_settings))}, or give channels and strides.'
-                )
-            arch = cls.arch_settings[str(arch)]
-        unknown = set(arch) - {'channels', 'strides', 'adaptive_pool_sizes'}
-        if unknown or not {'channels', 'strides'} <= set(arch):
-            raise UsageError(
-                f'arch has the keys {sorted(arch)}: it takes channels and strides, '
-                'and optionally adaptive_pool_sizes.'
-            )
-        channels, strides = arch['channels'], arch['strides']
-        pool_sizes = arch.get('adaptive_pool_sizes')
-        if len(channels) != len(strides) + 1:
-            raise UsageError(
-                f'arch has {len(channels)} channels and {len(strides)} strides: give one stride '
-                'per block, and one more channel count than strides, the first for the stem.'
-            )
-        if pool_sizes and len(pool_sizes) != len(strides):
-            raise UsageError(
-                f'arch has {len(pool_sizes)} adaptive_pool_sizes and {len(strides)} strides: give '
-                'one size per block, 0 for plain pooling.'
-            )
-        return list(channels), list(strides), pool_sizes
-
     def _check_out_indices(
         self, out_indices: Union[int, Sequence[int]], adaptive: bool
     ) -> Tuple[int, ...]:
@@ -227,6 +198,7 @@ class VanillaNet(BaseModule):
         """Index of the last layer of a stage; layer 0 is the stem, layer i + 1 block i."""
         return max(i for i, s in enumerate(self.stage_of_layer) if s == stage)
 
+    @channels_last_on_cpu
     def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
         """Features of the stages in ``out_indices``.
 
@@ -237,19 +209,13 @@ class VanillaNet(BaseModule):
             One (N, out_channels[i], H / out_strides[i], W / out_strides[i]) per out index, sizes
             rounded down at every stride.
         """
-        # A training step of a detector is 1.3 times faster so: torch's depthwise convolutions.
-        inside_channels_last = x.device.type == 'cpu' and x.is_contiguous()
-        if inside_channels_last:
-            x = x.contiguous(memory_format=torch.channels_last)
         outs = {}
-        last = self._last_layer(self.out_indices[-1])
-        for i, layer in enumerate([self.stem, *self.blocks][: last + 1]):
+        for stage, layer in zip(self.stage_of_layer, (self.stem, *self.blocks)):
+            if stage > self.out_indices[-1]:
+                break
             x = recompute_in_backward(layer, x, layer) if self.with_cp else layer(x)
-            outs[self.stage_of_layer[i]] = x
-        features = (outs[stage] for stage in self.out_indices)
-        if inside_channels_last:  # heads may view() their maps, which takes the usual layout
-            features = (x.contiguous() for x in features)
-        return tuple(features)
+            outs[stage] = x  # (N, C, H, W); what stays is that of the last layer of the stage
+        return tuple(outs[stage] for stage in self.out_indices)
 
     def init_weights(self) -> None:
         """Initializes by ``init_cfg``; pre-trained weights are loaded strictly.
@@ -271,24 +237,8 @@ class VanillaNet(BaseModule):
                     self,
                     cfg['checkpoint'],
                     cfg.get('prefix'),
-                    None if source is None else self._layers_of(source),
+                    None if source is None else match_layers(source, self.stage_of_layer),
                 )
-
-    def _layers_of(self, source_arch: Union[str, dict]) -> Dict[str, str]:
-        """The layer of this network for each layer of a shallower one, stage by stage."""
-        names = []
-        for stages in (_stages(self._parse_arch(source_arch)[1]), self.stage_of_layer):
-            layers = ['stem', *(f'blocks.{i}' for i in range(len(stages) - 1))]
-            # (stage, place in the stage) -> name; the layers of a stage are neighbours
-            places = {(s, i - stages.index(s)): layers[i] for i, s in enumerate(stages)}
-            names.append(places)
-        its, own = names
-        if not its.keys() <= own.keys():
-            raise UsageError(
-                f'source_arch={source_arch!r} has more layers in a stage than the backbone: give '
-                'a shallower one.'
-            )
-        return {name: own[place] for place, name in its.items()}
 
     def _checkpoint_filter(self, state_dict: dict, prefix: str, *args: Any) -> None:
         """Called by mmpretrain's ImageClassifier before it loads a state dict, in place.
@@ -350,8 +300,3 @@ def _pool(plain: type, adaptive: type, stride: int, size: int) -> nn.Module:
     if stride == 1:
         return nn.Identity()
     return adaptive(size) if size else plain(stride)
-
-
-def _stages(strides: Sequence[int]) -> Tuple[int, ...]:
-    """Stage of the stem, then of each block: a new one begins wherever the resolution falls."""
-    return tuple(accumulate((s > 1 for s in strides), initial=0))

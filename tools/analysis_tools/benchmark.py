@@ -34,9 +34,9 @@ from mmvanilla import (
     switch_to_deploy,
 )
 from mmvanilla.checkpoint import replace_when_whole
-from mmvanilla.engine import launch
-from mmvanilla.engine.figures import figure_file
-from mmvanilla.engine.timing import name_device, time_by_turns
+from mmvanilla.cli.figures import figure_file
+from mmvanilla.cli.options import one_sentence_errors
+from mmvanilla.cli.timing import name_device, time_by_turns
 from mmvanilla.errors import UsageError
 
 M_MMAP_THRESHOLD = -3  # of malloc.h
@@ -278,5 +278,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    with launch.one_sentence_errors():
+    with one_sentence_errors():
         main()

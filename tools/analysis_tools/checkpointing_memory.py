@@ -15,7 +15,7 @@ from typing import Tuple
 import torch
 
 from mmvanilla import VanillaNet
-from mmvanilla.engine import launch
+from mmvanilla.cli.options import one_sentence_errors
 
 ROUNDS = 3
 STEPS = 3
@@ -73,5 +73,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    with launch.one_sentence_errors():
+    with one_sentence_errors():
         main()

@@ -15,10 +15,10 @@ from mmengine.registry import MODELS, init_default_scope
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmvanilla import switch_to_deploy
-from mmvanilla.engine import launch
+from mmvanilla.cli.options import one_sentence_errors, read_config
 from mmvanilla.model_index import find_root
-from mmvanilla.models.foldable import named_foldables
-from mmvanilla.models.reparameterize import deep_convs
+from mmvanilla.models.folding.foldable import named_foldables
+from mmvanilla.models.folding.network import deep_convs
 
 SHAPES = {'mmdet': (1280, 800), 'mmseg': (512, 512)}  # others 224x224
 
@@ -106,7 +106,7 @@ def make_table(
         head += [f'paper: {what}' for what in ('parameters (M)', 'FLOPs (G)', 'depth')]
     rows = [head, ['---'] * len(head)]
     for path in configs:
-        cfg = launch.read_config(path)
+        cfg = read_config(path)
         cfg.merge_from_dict(options)
         size = shape or SHAPES.get(cfg.get('default_scope'), (224, 224))
         found = count(cfg, size, deploy)
@@ -139,5 +139,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    with launch.one_sentence_errors():
+    with one_sentence_errors():
         main()

@@ -11,8 +11,8 @@ from typing import Callable, Dict, Tuple
 import torch
 from torch import Tensor, nn
 
-from mmvanilla.engine import launch
-from mmvanilla.engine.timing import name_device, time_by_turns
+from mmvanilla.cli.options import one_sentence_errors
+from mmvanilla.cli.timing import name_device, time_by_turns
 from mmvanilla.errors import UsageError
 
 # Channels and size of the maps in VanillaNet-13, for a 224x224 image.
@@ -104,5 +104,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    with launch.one_sentence_errors():
+    with one_sentence_errors():
         main()

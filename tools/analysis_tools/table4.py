@@ -7,7 +7,7 @@ from typing import Dict, List, Sequence
 
 from matplotlib.figure import Figure
 
-from mmvanilla.engine.figures import write_figure
+from mmvanilla.cli.figures import write_figure
 
 QUOTED_LATENCY = 'latency on A100 (ms)'
 AREA = {'depth': 6, 'parameters (M)': 4}  # of a circle, in square points for one layer, or million

@@ -18,12 +18,13 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
 from mmvanilla import switch_to_deploy
-from mmvanilla.engine import launch
-from mmvanilla.engine.evaluate import evaluate
-from mmvanilla.engine.timing import name_device, time_by_turns
+from mmvanilla.cli.checks import check_data
+from mmvanilla.cli.options import one_sentence_errors, read_config
+from mmvanilla.cli.running import evaluate
+from mmvanilla.cli.timing import name_device, time_by_turns
 from mmvanilla.errors import UsageError
 from mmvanilla.model_index import find_root
-from mmvanilla.models.loading import load_weights, read_state_dict
+from mmvanilla.models.loading.weights import load_weights, read_state_dict
 
 # Config, series number, and what was published: parameters (M), FLOPs (G), FPS on an A100, box AP,
 # mask AP. Series number 3 is the paper's (Table 5), 4 that of the authors' repository. FLOPs are
@@ -77,9 +78,9 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def read_config(name: str, series_number: Optional[int], options: dict) -> Config:
+def make_config(name: str, series_number: Optional[int], options: dict) -> Config:
     """One of the table's configs, from scratch and for one device."""
-    cfg = launch.read_config(find_root() / f'configs/{name}.py')
+    cfg = read_config(find_root() / f'configs/{name}.py')
     cfg.merge_from_dict(options)
     cfg.model.backbone.init_cfg = None
     if series_number is not None:
@@ -130,7 +131,7 @@ def find_rows(given: List[Tuple[str, str]], configs: List[Config]) -> Dict[int, 
                 f'checkpoint {file} is of no row of {config}: its series number is {series_number}.'
             )
         row = rows.index((config, series_number))
-        launch.check_data(configs[row], 'test_dataloader', 'test_evaluator')
+        check_data(configs[row], 'test_dataloader', 'test_evaluator')
         model = MODELS.build(configs[row].model)
         load_weights(model, weights, file)
         switch_to_deploy(model, inplace=True)
@@ -144,7 +145,7 @@ def main() -> None:
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     shape = tuple(args.fps_shape or (PAPER_SHAPE if device == 'cuda' else (640, 400)))
     init_default_scope('mmdet')
-    configs = [read_config(*row[:2], args.cfg_options or {}) for row in PUBLISHED]
+    configs = [make_config(*row[:2], args.cfg_options or {}) for row in PUBLISHED]
     checkpoints = find_rows(args.checkpoint, configs)
     counted = [count(cfg, PAPER_SHAPE, deploy=True) for cfg in configs]
     models = [make_detector(cfg, device) for cfg in configs]
@@ -174,5 +175,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    with launch.one_sentence_errors():
+    with one_sentence_errors():
         main()

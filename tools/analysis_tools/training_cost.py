@@ -17,8 +17,10 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmvanilla import UsageError
-from mmvanilla.engine import launch
-from mmvanilla.engine.timing import name_device, time_by_turns
+from mmvanilla.cli.options import one_sentence_errors, read_config
+from mmvanilla.cli.running import build_model
+from mmvanilla.cli.timing import name_device, time_by_turns
+from mmvanilla.config import nested_dicts
 
 # Training images of data sets, by where they lie; of COCO those that show an object.
 IMAGES = {'data/imagenet': 1_281_167, 'data/coco': 117_266}
@@ -55,7 +57,7 @@ def count_images(cfg: Config) -> Optional[int]:
 
 def make_batch(cfg: Config, size: int, shape: Tuple[int, int]) -> Dict[str, Any]:
     """Random images with random labels, as the config's dataloader gives them."""
-    parts = launch.nested_dicts(cfg.model)
+    parts = nested_dicts(cfg.model)
     classes = next((part['num_classes'] for part in parts if 'num_classes' in part), 1)
     if cfg.default_scope == 'mmdet':
         from mmdet.testing import demo_mm_inputs
@@ -72,10 +74,10 @@ def make_batch(cfg: Config, size: int, shape: Tuple[int, int]) -> Dict[str, Any]
 
 def make_model(cfg: Config) -> nn.Module:
     """The config's model with fresh weights, in training mode."""
-    for part in launch.nested_dicts(cfg.model):
+    for part in nested_dicts(cfg.model):
         if part.get('type') == 'SyncBN':  # which wants several GPUs
             part['type'] = 'BN'
-    model = launch.build_model(cfg)
+    model = build_model(cfg)
     model.init_weights()
     return model.train()
 
@@ -106,7 +108,7 @@ def main() -> None:
     args = parse_args()
     MMLogger.get_instance('training_cost', log_level='ERROR')  # the models' own notices
     device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
-    configs = {path: launch.read_config(path) for path in args.config}
+    configs = {path: read_config(path) for path in args.config}
     for path, cfg in configs.items():
         if not (args.images or count_images(cfg)):
             raise UsageError(
@@ -134,5 +136,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    with launch.one_sentence_errors():
+    with one_sentence_errors():
         main()

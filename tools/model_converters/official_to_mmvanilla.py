@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from mmvanilla import UsageError, VanillaNet, __version__, switch_to_deploy
 from mmvanilla.checkpoint import get_state_dict, load_checkpoint, replace_when_whole
-from mmvanilla.engine import launch
+from mmvanilla.cli.options import one_sentence_errors
 from mmvanilla.models.deep_conv import DeepConv
-from mmvanilla.models.loading import load_weights
-from mmvanilla.models.official import convert_official_state_dict, is_official_state_dict
+from mmvanilla.models.loading.official import convert_official_state_dict, is_official_state_dict
+from mmvanilla.models.loading.weights import load_weights
 
 
 def parse_args() -> argparse.Namespace:
@@ -104,5 +104,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    with launch.one_sentence_errors():
+    with one_sentence_errors():
         main()

@@ -15,9 +15,10 @@ from mmengine.logging import MMLogger
 from torch import nn
 
 from mmvanilla import UsageError, VanillaNet
-from mmvanilla.engine import launch
-from mmvanilla.engine.figures import figure_file, write_figure
-from mmvanilla.models.vanilla_block import ShortcutBlock
+from mmvanilla.cli.figures import figure_file, write_figure
+from mmvanilla.cli.options import one_sentence_errors, read_config
+from mmvanilla.cli.running import build_model
+from mmvanilla.models.shortcut import ShortcutBlock
 
 COLOURS = ('C7', 'C0', 'C2', 'C1', 'C3')  # of the image, then by stage
 HEIGHT = 0.55  # of a map of one pixel; heights grow with the square root
@@ -128,7 +129,7 @@ def draw(layers: List[Layer], title: str, classes: int, path: Path) -> None:
 def main() -> None:
     args = parse_args()
     MMLogger.get_instance('draw_architecture', log_level='ERROR')  # the models' own notices
-    cfg = launch.read_config(args.config)
+    cfg = read_config(args.config)
     cfg.merge_from_dict(args.cfg_options or {})
     model = cfg.get('model') or {}
     parts = [model.get(name) or {} for name in ('backbone', 'head')]
@@ -137,7 +138,7 @@ def main() -> None:
             f'{args.config} is not of a classifier with a VanillaNet: give one that is.'
         )
     with torch.device('meta'):  # shapes are enough
-        model = launch.build_model(cfg)
+        model = build_model(cfg)
     layers = list_layers(model.backbone, args.shape)
     # The classifier is a layer too.
     title = f'VanillaNet of {len(layers)} layers'
@@ -146,5 +147,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    with launch.one_sentence_errors():
+    with one_sentence_errors():
         main()

@@ -24,9 +24,11 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 
 from mmvanilla import UsageError
-from mmvanilla.engine import launch
-from mmvanilla.engine.figures import figure_file, write_figure
-from mmvanilla.models.loading import load_weights, read_state_dict
+from mmvanilla.cli.checks import check_data
+from mmvanilla.cli.figures import figure_file, write_figure
+from mmvanilla.cli.options import one_sentence_errors, read_config
+from mmvanilla.cli.running import build_model
+from mmvanilla.models.loading.weights import load_weights, read_state_dict
 
 MOST_IMAGES = 1000  # of the test data, among which examples are looked for
 
@@ -82,10 +84,10 @@ class Network(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
-        self.cfg = launch.read_config(config)
+        self.cfg = read_config(config)
         weights = Path(checkpoint).stem if checkpoint else 'random weights'
         self.name = f'{Path(config).stem}\n{weights}'
-        self.classifier = launch.build_model(self.cfg)
+        self.classifier = build_model(self.cfg)
         if not hasattr(self.classifier, 'extract_feat') or not hasattr(self.classifier, 'head'):
             raise UsageError(f'{config} is not of a classifier: give one that is.')
         if checkpoint is None:
@@ -133,7 +135,7 @@ class Network(nn.Module):
 
 def test_images(cfg: Config, seed: int) -> List[Dict[str, Any]]:
     """The images of a config's test data in a random order: ``img_path``, ``gt_label``."""
-    launch.check_data(cfg, 'test_dataloader')
+    check_data(cfg, 'test_dataloader')
     dataset = DATASETS.build(cfg.test_dataloader.dataset)
     order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))
     return [dataset.get_data_info(int(index)) for index in order[:MOST_IMAGES]]
@@ -222,5 +224,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    with launch.one_sentence_errors():
+    with one_sentence_errors():
         main()

@@ -14,9 +14,9 @@ from torch.nn.utils.parametrize import is_parametrized
 from ..errors import UsageError
 from ..registry import MODELS, register
 from .deep_conv import DeepConv
-from .foldable import Foldable
-from .loading import rename_on_loading
-from .reparameterize import copy_network, switch_to_deploy
+from .folding.foldable import Foldable
+from .folding.network import copy_network, switch_to_deploy
+from .loading.names import rename_on_loading
 from .series_activation import SeriesActivation
 
 # Where the forward functions of plain convolutions are: torch's, and mmcv's for empty batches.

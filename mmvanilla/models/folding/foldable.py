@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from ..errors import UsageError
-from .folding import part, take
+from ...errors import UsageError
+from .arithmetic import part, take
 
 # At λ = 1 each form computes what the one before it does.
 FORMS = ('deep', 'merged', 'deploy')
@@ -118,7 +118,7 @@ class Foldable(nn.Module):
     @property
     def is_fused(self) -> bool:
         """Whether it is in deploy form, and another from that in which it trains."""
-        return self.norm is None and 'deploy' in self.forms
+        return self.form == 'deploy'
 
     def check_training(self) -> None:
         """Raises UsageError where training would be lost on this layer; called by forward."""

@@ -10,20 +10,21 @@ from mmengine.hooks import Hook
 from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import Tensor
 
-from ..errors import UsageError
-from ..models.foldable import match, named_foldables
-from ..models.loading import name_weights, pretrained_cfgs
-from ..models.reparameterize import (
+from ...config import deploy_config
+from ...deployment.fused_checkpoint import save_fused
+from ...errors import UsageError
+from ...models.folding.foldable import match, named_foldables
+from ...models.folding.network import (
     check_fused,
     deep_convs,
     form_of,
     switch_to_deploy,
     unwrap,
 )
-from ..registry import HOOKS, register
-from .config import deploy_config
-from .fused_checkpoint import save_fused
-from .merging import check_run, ema_hooks, merge_in_run
+from ...models.loading.names import name_weights
+from ...models.loading.weights import pretrained_cfgs
+from ...registry import HOOKS, register
+from ..merging import check_run, ema_hooks, merge_in_run
 
 SCHEDULES = {
     'linear': lambda progress: progress,

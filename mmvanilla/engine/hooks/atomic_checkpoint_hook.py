@@ -7,8 +7,8 @@ from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
 
-from ..checkpoint import replace_when_whole
-from ..registry import HOOKS, register
+from ...checkpoint import replace_when_whole
+from ...registry import HOOKS, register
 
 
 @register_backend('mmvanilla_atomic')

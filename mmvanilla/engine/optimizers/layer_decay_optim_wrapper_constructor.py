@@ -7,8 +7,8 @@ from mmengine.logging import print_log
 from mmengine.optim import DefaultOptimWrapperConstructor
 from torch import nn
 
-from ..errors import UsageError
-from ..registry import OPTIM_WRAPPER_CONSTRUCTORS, register
+from ...errors import UsageError
+from ...registry import OPTIM_WRAPPER_CONSTRUCTORS, register
 
 
 @register(OPTIM_WRAPPER_CONSTRUCTORS)

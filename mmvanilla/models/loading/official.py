@@ -6,7 +6,7 @@ from typing import Dict, Mapping
 import torch
 from torch import Tensor
 
-from ..errors import UsageError
+from ...errors import UsageError
 
 # Names in the authors' code -> names in an mmpretrain ImageClassifier with our backbone and head.
 _RENAMES = {

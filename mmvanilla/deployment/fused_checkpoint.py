@@ -8,8 +8,8 @@ from mmengine.config import Config
 from torch import nn
 
 from ..checkpoint import replace_when_whole
+from ..config import deploy_config
 from ..version import __version__
-from .config import deploy_config
 
 # Top-level settings that training alone reads, hooks of averaged weights among them.
 OF_TRAINING = (

@@ -1,8 +1,7 @@
-"""Walking through configs, and reading those in checkpoints."""
+"""Reading the config inside a checkpoint as data that cannot do harm."""
 
 import ast
 import copy
-import inspect
 import re
 import sys
 from contextlib import suppress
@@ -14,8 +13,8 @@ from typing import Any, FrozenSet, Iterator, Mapping, Union
 
 from mmengine.config import Config
 
+from ..config import nested_dicts
 from ..errors import UsageError
-from ..registry import MODELS
 
 # What a config in a checkpoint may name: packages, ...
 SCOPES = ('mmengine', 'mmcv', 'mmdet', 'mmpretrain', 'mmseg', 'mmvanilla')
@@ -32,27 +31,6 @@ TRANSFORMS = (
 # ... and words: neither files nor addresses nor expressions, points only in numbers ('13-x1.5').
 _WORD = re.compile(r'([A-Za-z0-9_+-]|(?<=\d)\.(?=\d)){0,64}')
 _TOO_DEEP = (MemoryError, RecursionError)
-
-
-def nested_dicts(value: Any) -> Iterator[dict]:
-    """Every dict inside nested dicts and lists, ``value`` itself included."""
-    if isinstance(value, dict):
-        yield value
-        value = list(value.values())
-    if isinstance(value, (list, tuple)):
-        for item in value:
-            yield from nested_dicts(item)
-
-
-def deploy_config(cfg: Config) -> Config:
-    """A copy of a config that builds this package's modules in deploy form, for fused weights."""
-    cfg = copy.deepcopy(cfg)
-    for part in nested_dicts(cfg.get('model')):
-        name = getattr(part.get('type'), '__name__', str(part.get('type')))
-        cls = MODELS.module_dict.get(name.split('.')[-1])
-        if cls is not None and 'deploy' in inspect.signature(cls).parameters:
-            part['deploy'] = True
-    return cfg
 
 
 def config_in_checkpoint(checkpoint: Mapping[str, Any], path: Union[str, Path]) -> Config:

@@ -10,7 +10,7 @@ from mmengine.logging import print_log
 from mmengine.utils import apply_to
 from torch import Tensor, nn
 
-from ..models.reparameterize import switch_to_deploy
+from ..models.folding.network import switch_to_deploy
 
 # Modules that take and give tensors alone; the rest of a detector chooses among boxes.
 PARTS = ('backbone', 'neck', 'bbox_head', 'head')

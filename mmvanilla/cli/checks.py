@@ -1,0 +1,104 @@
+"""Checks of a config before any long work starts."""
+
+import os
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+
+from ..checkpoint import load_checkpoint
+from ..config import nested_dicts
+from ..errors import UsageError
+from ..models.loading.weights import pretrained_cfgs
+from ..models.vanillanet import VanillaNet
+
+# Where to get the data sets of the configs, by their class.
+DATA_SOURCES = {
+    'CocoDataset': 'COCO 2017 (images and annotations) is at https://cocodataset.org/#download; '
+    'unpack train2017, val2017 and annotations',
+    'ImageNet': 'ImageNet-1k is at https://www.image-net.org/download.php; unpack train and val',
+    'ADE20KDataset': 'ADE20K is at https://groups.csail.mit.edu/vision/datasets/ADE20K; unpack it',
+}
+WEIGHTS = 'https://github.com/huawei-noah/VanillaNet/releases'
+
+
+def check_pretrained(cfg: Config) -> None:
+    """Raises UsageError if a local pre-trained file of the model is absent or unreadable."""
+    for part in pretrained_cfgs(list(nested_dicts(cfg.model))):
+        path = part.get('checkpoint')
+        if path is None or '://' in path:
+            continue
+        if not Path(path).is_file():
+            raise UsageError(
+                f'pre-trained weights {path} do not exist: put the file there (VanillaNet: '
+                f'{WEIGHTS}), name another with --cfg-options '
+                'model.backbone.init_cfg.checkpoint=..., or train from scratch with '
+                '--cfg-options model.backbone.init_cfg=None.'
+            )
+        load_checkpoint(path)
+
+
+def check_channels(cfg: Config) -> None:
+    """Raises UsageError where the neck does not take the channels that a VanillaNet gives."""
+    backbone, neck = dict(cfg.model.get('backbone') or {}), cfg.model.get('neck')
+    is_ours = str(backbone.pop('type', None)).split('.')[-1] == 'VanillaNet'
+    taken = neck.get('in_channels') if isinstance(neck, dict) else None
+    if not is_ours or not isinstance(taken, list):
+        return
+    with torch.device('meta'):
+        given = list(VanillaNet(**backbone | dict(init_cfg=None)).out_channels)
+    if taken != given:
+        raise UsageError(
+            f'model.neck.in_channels is {taken}, and the backbone gives {given}: set it to that, '
+            'or choose other out_indices.'
+        )
+
+
+def check_classes(cfg: Config) -> None:
+    """Raises UsageError where a classifier's numbers of classes do not go together."""
+    head = cfg.model.get('head') or {}
+    classes = head.get('num_classes')
+    mixed = (cfg.get('data_preprocessor') or {}).get('num_classes')
+    if not classes:
+        return
+    if (cfg.model.get('train_cfg') or {}).get('augments') and mixed not in (None, classes):
+        raise UsageError(
+            f'model.head.num_classes is {classes} and data_preprocessor.num_classes is {mixed}: '
+            'set both to the number of classes of the data.'
+        )
+    for part in nested_dicts([cfg.get('val_evaluator'), cfg.get('test_evaluator')]):
+        topk = part.get('topk') or 0
+        largest = max(topk) if isinstance(topk, (list, tuple)) else topk
+        if largest > classes:
+            raise UsageError(
+                f'an evaluator has topk={topk}, and there are {classes} classes: set val_evaluator '
+                'and test_evaluator to a topk of at most that.'
+            )
+
+
+def check_data(cfg: Config, *parts: str) -> None:
+    """Raises UsageError if what dataloaders and evaluators (by their names) read is not there."""
+    for name in parts:
+        for part in nested_dicts(cfg.get(name)):
+            root = part.get('data_root') or ''
+            source = DATA_SOURCES.get(str(part.get('type')).split('.')[-1])
+            prefix = part.get('data_prefix') or ''
+            paths = [
+                part.get('ann_file'),
+                *(prefix.values() if isinstance(prefix, dict) else [prefix]),
+            ]
+            paths = [os.path.join(root, path) for path in paths if path and isinstance(path, str)]
+            # A data set that names its folder alone may fetch the data itself; those known do not.
+            for path in paths or [os.path.join(root, part.get('split', ''))] * bool(source):
+                if '://' not in path and not os.path.exists(path):
+                    hint = f'{source} under {root or path}' if source else 'put the data there'
+                    raise UsageError(
+                        f'no data at {path}: {hint}, or name another place in --cfg-options '
+                        '(data_root of the data sets, ann_file of the evaluators).'
+                    )
+
+
+def check_amp() -> None:
+    """Raises UsageError where mmengine's AmpOptimWrapper would refuse to run."""
+    if not torch.cuda.is_available():
+        raise UsageError('--amp needs a GPU: leave it out on a CPU.')

@@ -1,0 +1,89 @@
+"""Command lines: the options of OpenMMLab's tools, configs with them merged in, and errors."""
+
+import argparse
+import os
+import sys
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Iterator, Union
+
+from mmengine.config import Config, DictAction
+
+from ..errors import UsageError
+
+# The extras of setup.py, by what mmengine and onedl-mmengine call the package of a base.
+EXTRAS = {'mmsegmentation': 'segmentation', 'mmseg': 'onedl-segmentation'}
+
+
+def make_parser(description: str) -> argparse.ArgumentParser:
+    """A parser with the options that OpenMMLab's train and test tools have in common."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('--work-dir', help='folder for logs, checkpoints and results')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='override settings of the config, as key=value; lists as key="[a,b]" or key=a,b',
+    )
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none',
+        help='job launcher',
+    )
+    # torch.distributed.launch passes --local-rank, in older versions --local_rank.
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+    return parser
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """The config with the common command-line options merged in."""
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    cfg = read_config(args.config)
+    cfg.launcher = args.launcher
+    if args.cfg_options is not None:
+        cfg.merge_from_dict(args.cfg_options)
+    if args.work_dir is not None:
+        cfg.work_dir = args.work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = str(Path('work_dirs') / Path(args.config).stem)
+    return cfg
+
+
+def read_config(path: Union[str, Path]) -> Config:
+    """Reads a config file.
+
+    Raises:
+        UsageError: if it does not exist, or if a package that its bases are in is not installed.
+    """
+    if not Path(path).is_file():
+        raise UsageError(f'config {path} does not exist: check the path.')
+    try:
+        with warnings.catch_warnings():  # which mmengine raises anew for each base of a package
+            warnings.filterwarnings('ignore', 'pkg_resources is deprecated', UserWarning)
+            return Config.fromfile(path)
+    except ModuleNotFoundError as error:
+        if error.name == 'pkg_resources':
+            raise UsageError(
+                'mmengine reads mmdet:: and mmpretrain:: bases through pkg_resources, which newer '
+                'setuptools lack: pip install "setuptools<81".'
+            ) from None
+        if error.name is None:  # mmengine's own, about the package of a base
+            extra = EXTRAS.get(str(error).split()[0])
+            mend = f' (pip install -e ".[{extra}]" in the folder of mmvanilla)' if extra else ''
+            raise UsageError(f'config {path} cannot be read: {error}{mend}.') from None
+        raise
+
+
+@contextmanager
+def one_sentence_errors() -> Iterator[None]:
+    """Ends the process with the message alone where the user's input was wrong."""
+    try:
+        yield
+    except UsageError as error:
+        # mmengine's registry raises the error of a module anew, with the places it came by.
+        while isinstance(error.__context__, UsageError):
+            error = error.__context__
+        sys.exit(f'error: {error}')

@@ -1,0 +1,112 @@
+"""Building what a config describes, and running it."""
+
+import os
+from typing import Any, Dict, Optional
+
+import torch
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.evaluator import DumpResults
+from mmengine.registry import MODELS, RUNNERS, init_default_scope
+from mmengine.runner import Runner
+from mmengine.runner import checkpoint as runner_checkpoint
+from torch import nn
+
+from ..checkpoint import load_checkpoint
+from ..config import nested_dicts
+from ..errors import UsageError
+from ..models.folding.network import switch_to_deploy, unwrap
+from ..models.loading.names import name_weights
+from ..models.loading.weights import load_weights, pretrained_cfgs, read_state_dict
+from .checks import check_data
+
+
+def use_safe_loading() -> None:
+    """From here on, mmengine reads local files and http(s) addresses without running their code."""
+
+    def load(filename: str, *args: Any, **kwargs: Any) -> dict:
+        checkpoint = load_checkpoint(filename)  # on the CPU: who loads moves the values
+        name_weights(checkpoint)
+        return checkpoint
+
+    # onedl-mmengine falls back to unrestricted pickle, and mmengine downloads with it.
+    for prefix in ('', 'http://', 'https://'):
+        runner_checkpoint.CheckpointLoader.register_scheme(prefix, load, force=True)
+    runner_checkpoint.load_from_http = load  # by which its torchvision:// and open-mmlab:// load
+
+
+def build_runner(cfg: Config) -> Runner:
+    """Builds the runner of a config; every checkpoint it loads is read without running its code."""
+    use_safe_loading()
+    if cfg.get('launcher') == 'pytorch':
+        if 'RANK' not in os.environ:
+            raise UsageError(
+                '--launcher pytorch is for processes that torchrun starts: use tools/dist_train.sh '
+                'or tools/dist_test.sh, or leave it out.'
+            )
+        if get_device() == 'cpu':
+            _join_on_cpu(cfg)
+    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+
+
+def _join_on_cpu(cfg: Config) -> None:
+    """Joins the processes of this run; mmengine's own way, and of wrapping, asks for GPUs."""
+    if any(part.get('type') == 'SyncBN' for part in nested_dicts(cfg.model)):
+        raise UsageError(
+            'SyncBN works on GPUs alone: for several processes on CPUs set it to BN, in the '
+            'backbone by --cfg-options model.backbone.norm_cfg.type=BN.'
+        )
+    torch.distributed.init_process_group('gloo')
+    wrapper = dict(
+        type='MMDistributedDataParallel',
+        broadcast_buffers=False,
+        find_unused_parameters=cfg.get('find_unused_parameters', False),
+    )
+    cfg.setdefault('model_wrapper_cfg', wrapper)
+    cfg.model_wrapper_cfg.setdefault('device_ids', None)
+
+
+def drop_pretrained(cfg: Config) -> None:
+    """Takes pre-trained files out of the model, where a checkpoint's weights come after them."""
+    for part in nested_dicts(cfg.model):
+        if any(pretrained_cfgs(part.get('init_cfg'))):
+            part['init_cfg'] = None
+
+
+def build_model(cfg: Config) -> nn.Module:
+    """The model of a config with its data preprocessor, as a runner has it, without a runner.
+
+    Pre-trained files are left out; the weights are not initialized.
+    """
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    if 'data_preprocessor' in cfg:
+        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    drop_pretrained(cfg)
+    return MODELS.build(cfg.model)
+
+
+def evaluate(
+    cfg: Config, checkpoint: str, deploy: bool = False, out: Optional[str] = None
+) -> Dict[str, float]:
+    """The metrics of a checkpoint on the config's test data.
+
+    Args:
+        cfg: A config of any OpenMMLab package.
+        checkpoint: Path or address of a checkpoint in training or deploy form; the authors'
+            classifiers and detectors are taken as they are.
+        deploy: Whether to evaluate the fused network.
+        out: File (.pkl) for the predictions.
+
+    Raises:
+        UsageError: if data or weights are not there, or if the weights are of another model.
+    """
+    cfg.load_from, cfg.resume = None, False  # loaded below, before EMA hooks copy the model
+    check_data(cfg, 'test_dataloader', 'test_evaluator')
+    weights = read_state_dict(checkpoint)
+    runner = build_runner(cfg)
+    load_weights(unwrap(runner.model), weights, checkpoint)
+    if deploy:
+        switch_to_deploy(runner.model, inplace=True)
+    if out:
+        runner.test_evaluator.metrics.append(DumpResults(out_file_path=out))
+    return runner.test()

@@ -1,0 +1,1 @@
+"""Fused networks: files of them, ONNX, and fast inference."""

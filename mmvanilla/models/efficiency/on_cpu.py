@@ -1,0 +1,80 @@
+"""What makes CPUs faster or need less memory: other ways to compute what a ``forward`` says.
+
+Each is a decorator of a ``forward`` method. On GPUs the decorated method itself runs, because no
+gain was measured there, and because hooks, sharded training and tracers need every submodule to be
+called as a module.
+"""
+
+from functools import wraps
+from typing import Callable, Tuple
+
+import torch
+from torch import Tensor, nn
+
+from .recompute import recompute_in_backward
+
+Forward = Callable[[nn.Module, Tensor], Tensor]
+
+
+def channels_last_on_cpu(forward: Callable[..., Tuple[Tensor, ...]]) -> Callable:
+    """Runs a backbone in the channels_last layout on a CPU, for images in the usual layout.
+
+    A training step of a detector is 1.3 times faster this way. The features are returned in the
+    usual layout, which heads that call ``view`` need.
+    """
+
+    @wraps(forward)
+    def wrapper(module: nn.Module, x: Tensor) -> Tuple[Tensor, ...]:
+        if x.device.type != 'cpu' or not x.is_contiguous():
+            return forward(module, x)
+        features = forward(module, x.contiguous(memory_format=torch.channels_last))
+        return tuple(each.contiguous() for each in features)
+
+    return wrapper
+
+
+def in_training_on_cpu(lean: Forward) -> Callable[[Forward], Forward]:
+    """Lets ``lean`` take the place of a ``forward`` in training on a CPU."""
+
+    def decorate(forward: Forward) -> Forward:
+        @wraps(forward)
+        def wrapper(module: nn.Module, x: Tensor) -> Tensor:
+            return (lean if _trains_on_cpu(module, x) else forward)(module, x)
+
+        return wrapper
+
+    return decorate
+
+
+def lean_deep_conv(conv: nn.Module, x: Tensor) -> Tensor:
+    """``DeepConv.forward`` that keeps, of the layers inside, only the outputs of convolutions."""
+    return conv.norm(_lean_convolutions(conv, x))
+
+
+def lean_block(block: nn.Module, x: Tensor) -> Tensor:
+    """``VanillaBlock.forward`` that keeps only its input and the outputs of convolutions.
+
+    Norms, pooling and ReLU are computed again in the backward pass. Hooks on ``conv``, ``pool`` and
+    ``act`` are not called; hooks on the block are.
+    """
+    conv, pool, act = block.conv, block.pool, block.act
+    x = _lean_convolutions(conv, x)
+    if not hasattr(act, 'activate'):  # another activation, which does not say where its norm is
+        return act(recompute_in_backward(lambda x: pool(conv.norm(x)), x, block))
+    act.check_training()
+    x = recompute_in_backward(lambda x: act.activate(pool(conv.norm(x))), x, block)
+    return act.norm(x)
+
+
+def _lean_convolutions(conv: nn.Module, x: Tensor) -> Tensor:
+    """The convolutions of a ``DeepConv``, without its last norm."""
+    conv.check_training()
+    if not conv.is_deep:
+        return conv.conv(x)
+    x = conv.conv1(x)
+    return recompute_in_backward(lambda x: conv.conv2(conv.act(conv.norm1(x))), x, conv)
+
+
+def _trains_on_cpu(module: nn.Module, x: Tensor) -> bool:
+    compiling = torch.compiler.is_compiling()
+    return x.device.type == 'cpu' and module.training and torch.is_grad_enabled() and not compiling

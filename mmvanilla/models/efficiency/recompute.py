@@ -1,0 +1,56 @@
+"""Memory for time: values that the backward pass needs are computed again instead of kept."""
+
+from contextlib import contextmanager, nullcontext
+from itertools import count
+from typing import Callable, Dict, Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+
+def recompute_in_backward(
+    function: Callable[[Tensor], Tensor], x: Tensor, module: nn.Module
+) -> Tensor:
+    """Calls ``function(x)`` and keeps only ``x`` for the backward pass.
+
+    The backward pass calls the function again, up to its last convolution, whose output it does not
+    need. Nothing is recomputed outside training or under a compiler, which decides for itself.
+
+    Args:
+        function: What to call. It must not draw random numbers.
+        x: Its argument.
+        module: The module that the function belongs to. When the function runs again, all parts of
+            the module are in the mode that they are in now, and running statistics do not move.
+    """
+    if not (module.training and torch.is_grad_enabled()) or torch.compiler.is_compiling():
+        return function(x)
+    modes = {m: m.training for m in module.modules()}
+    runs = count()
+
+    def run(x: Tensor) -> Tensor:
+        with _repeating(modes) if next(runs) else nullcontext():
+            return function(x)
+
+    return checkpoint(run, x, use_reentrant=False, preserve_rng_state=False)
+
+
+@contextmanager
+def _repeating(modes: Dict[nn.Module, bool]) -> Iterator[None]:
+    """Puts modules into given modes; afterwards modes and running statistics are as before."""
+    before = {m: m.training for m in modes}
+    norms = [m for m, training in modes.items() if training and isinstance(m, _BatchNorm)]
+    statistics = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers()]
+    _set_modes(modes)
+    try:
+        yield
+    finally:
+        _set_modes(before)
+        for buffer, value in statistics:
+            buffer.copy_(value)
+
+
+def _set_modes(modes: Dict[nn.Module, bool]) -> None:
+    for module, training in modes.items():
+        module.training = training

@@ -1,0 +1,1 @@
+"""Folding: several layers of training become one convolution."""

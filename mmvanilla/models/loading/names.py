@@ -1,0 +1,56 @@
+"""Names of weights: whichever a state dict has, networks load them by their own.
+
+A network that called ``rename_on_loading`` renames keys whenever ``load_state_dict`` is called, no
+matter who calls it.
+"""
+
+from typing import Any, Dict, Mapping, Optional
+
+from torch import Tensor, nn
+
+from ...checkpoint import get_state_dict
+from ..folding.arithmetic import take
+from .official import convert_official_state_dict, is_official_state_dict
+
+
+def own_names(weights: Mapping[str, Any], network: Optional[nn.Module] = None) -> Dict[str, Tensor]:
+    """Weights in the names of this package: without those of wrappers (DDP, compiled networks), the
+    authors' as an mmpretrain classifier's.
+
+    Args:
+        weights: A state dict, or a checkpoint.
+        network: What they are for, whose own parts may be compiled.
+    """
+    weights = get_state_dict(weights)
+    if is_official_state_dict(weights):
+        weights = convert_official_state_dict(weights)
+    for name, _ in [] if network is None else network.named_modules():
+        if name.endswith('_orig_mod'):
+            parent = name[: -len('_orig_mod')]
+            for key in [key for key in weights if key.startswith(parent)]:
+                weights[f'{name}.{key[len(parent) :]}'] = weights.pop(key)
+    return weights
+
+
+def name_weights(checkpoint: Dict[str, Any], network: Optional[nn.Module] = None) -> None:
+    """Gives a checkpoint the entry that mmengine reads, in place; with ``network`` in its names."""
+    if 'state_dict' not in checkpoint or network is not None:
+        weights = own_names(checkpoint, network)
+        if checkpoint.get('state_dict', {}).keys() != weights.keys():
+            checkpoint['state_dict'] = weights
+
+
+def rename_on_loading(network: nn.Module) -> None:
+    """Has a network take weights in the names that ``own_names`` knows, whoever loads them."""
+    network._register_load_state_dict_pre_hook(_take_own_names, with_module=True)
+
+
+def _take_own_names(
+    network: nn.Module, state_dict: Dict[str, Tensor], prefix: str, *args: Any
+) -> None:
+    if 'module' in network._modules:
+        return
+    weights = take(state_dict, prefix)
+    is_official = is_official_state_dict(weights)
+    for name, value in own_names(weights, network).items():
+        state_dict[prefix + (name.removeprefix('backbone.') if is_official else name)] = value
