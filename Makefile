@@ -70,7 +70,7 @@ test-slow: env
 	@$(PY) -m pytest -m slow
 
 test-zoo: env
-	@$(PY) -m pytest tests/test_detector_zoo.py
+	@$(PY) -m pytest tests/configs/test_detector_zoo.py
 
 test-onedl:
 	@bash tools/setup_env.sh onedl

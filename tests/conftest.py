@@ -1,10 +1,6 @@
 import json
 import os
-import runpy
-import subprocess
-import sys
 from functools import partial
-from pathlib import Path
 
 os.environ.setdefault('CUDA_VISIBLE_DEVICES', '')  # the checks run alike with and without a GPU
 
@@ -12,82 +8,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from mmengine.logging import MessageHub, MMLogger
-from mmengine.registry import DefaultScope
-from mmengine.visualization import Visualizer
-from narrow_detector import CONFIG, narrow_options
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.profiler import profile
-
-ROOT = Path(__file__).parents[1]
-ARCHS = ['5', '6', '7', '8', '9', '10', '11', '12', '13', '13-x1.5', '13-x1.5-ada']
-
-
-def randomize(model, seed=0):
-    """Random weights, and batch-norm statistics that make every folding step matter."""
-    generator = torch.Generator().manual_seed(seed)
-    for module in model.modules():
-        if isinstance(module, torch.nn.Conv2d):
-            fan_in = module.weight[0].numel()
-            module.weight.data.normal_(0, (2 / fan_in) ** 0.5, generator=generator)
-            if module.bias is not None:
-                module.bias.data.normal_(0, 0.1, generator=generator)
-        elif isinstance(module, _BatchNorm):
-            if module.affine:
-                module.weight.data.uniform_(0.5, 1.5, generator=generator)
-                module.bias.data.normal_(0, 0.3, generator=generator)
-            module.running_mean.normal_(0, 0.3, generator=generator)
-            module.running_var.uniform_(0.5, 2.0, generator=generator)
-    return model
-
-
-def relative_error(got, expected):
-    return ((got - expected).abs().max() / expected.abs().max()).item()
-
-
-def call_and_count(function, folder):
-    """What a function returns, and the bytes that it takes and does not give back.
-
-    Of each allocation in the trace: the profiler's own sums now and then lose one.
-    """
-    with profile(profile_memory=True) as profiler:
-        result = function()
-    profiler.export_chrome_trace(str(folder / 'trace.json'))
-    events = json.loads((folder / 'trace.json').read_text())['traceEvents']
-    return result, sum(event['args']['Bytes'] for event in events if event['name'] == '[memory]')
-
-
-def run_python(*args, cwd=ROOT, timeout=300, check=True, **env):
-    """Runs a Python command in a new process; returns its output, stdout and stderr together."""
-    result = subprocess.run(
-        [sys.executable, *map(str, args)],
-        cwd=cwd,
-        env=os.environ | env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=timeout,
-    )
-    if check:
-        assert result.returncode == 0, result.stdout[-4000:]
-    return result.stdout if check else result
-
-
-def forget_runs():
-    """Removes what runs leave in the process, and others of the same second would take for theirs:
-    default scopes, metrics, and where loggers and visualizers write.
-    """
-    for manager in (DefaultScope, MessageHub, MMLogger, Visualizer, *Visualizer.__subclasses__()):
-        manager._instance_dict.clear()
-
-
-def run_in_process(monkeypatch, tool, *args):
-    """Runs a tool as a program, in this process: starting another takes seconds."""
-    forget_runs()
-    monkeypatch.setattr(sys, 'argv', [tool, *map(str, args)])
-    monkeypatch.chdir(ROOT)
-    monkeypatch.syspath_prepend(Path(tool).parent.resolve())
-    runpy.run_path(tool, run_name='__main__')
+from helpers.narrow_detector import CONFIG, narrow_options
+from helpers.programs import forget_runs, run_in_process, run_python
 
 
 @pytest.fixture(autouse=True)

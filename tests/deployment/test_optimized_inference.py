@@ -1,0 +1,83 @@
+"""optimize_for_inference: the same outputs, compiled or not, of a backbone and a detector."""
+
+import copy
+
+import pytest
+import torch
+from helpers.networks import randomize, relative_error
+from helpers.programs import ROOT
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+
+from mmvanilla import UsageError, VanillaNet, optimize_for_inference, set_deep_training_lambda
+from mmvanilla.deployment import optimized_inference
+
+X = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def backbone():
+    return randomize(VanillaNet('6', widen_factor=1 / 16, out_indices=(1, 3))).eval()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('compile', [False, None])
+def test_backbone(backbone, compile):
+    optimized = optimize_for_inference(backbone, compile=compile)
+    with torch._dynamo.config.patch(error_on_recompile=True):  # nothing of other networks is known
+        optimized(X)
+    assert (optimized._compiled_call_impl is not None) == (compile is None)
+    for model in (optimized, copy.deepcopy(optimized)):
+        for x in (X, X[:1, :, :32]):
+            for got, expected in zip(model(x), backbone(x), strict=True):
+                assert relative_error(got, expected) < 1e-4
+    assert backbone.stem.conv.is_deep  # a copy was optimized
+    assert not any(param.requires_grad for param in optimized.parameters())
+
+
+@torch.no_grad()
+def test_bfloat16(backbone):
+    optimized = optimize_for_inference(backbone, dtype=torch.bfloat16, compile=False)
+    for got, expected in zip(optimized(X), backbone(X), strict=True):
+        assert got.dtype == torch.float32
+        assert 1e-5 < relative_error(got, expected) < 0.1
+
+
+@torch.no_grad()
+@pytest.mark.slow
+def test_detector():
+    cfg = Config.fromfile(ROOT / 'configs/retinanet_vanillanet_digits.py')
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        detector = MODELS.build(cfg.model)
+    randomize(detector.backbone)
+    detector.eval()
+    optimized = optimize_for_inference(detector)
+    for part in (optimized.backbone, optimized.neck, optimized.bbox_head):
+        assert part._compiled_call_impl is not None
+    for got, expected in zip(optimized(X, mode='tensor'), detector(X, mode='tensor')):
+        for level in zip(got, expected, strict=True):
+            assert relative_error(*level) < 1e-4
+
+
+def test_no_compiler(backbone, monkeypatch):
+    def fail(*args, **kwargs):
+        raise RuntimeError('No working C++ compiler found')
+
+    said = []
+    monkeypatch.setattr(torch, 'compile', lambda *args, **kwargs: fail)
+    monkeypatch.setattr(
+        optimized_inference, 'print_log', lambda message, logger: said.append(message)
+    )
+    optimized_inference.compiler_works.cache_clear()
+    optimized = optimize_for_inference(backbone)
+    optimized_inference.compiler_works.cache_clear()
+    assert optimized._compiled_call_impl is None
+    assert 'run without it: No working C++ compiler found' in said[0]
+    assert said[1] == 'Optimized for cpu: fused, channels_last, float32.'
+
+
+def test_below_one_is_refused(backbone):
+    set_deep_training_lambda(backbone, 0.5)
+    with pytest.raises(UsageError, match='λ = 0.5'):
+        optimize_for_inference(backbone)

@@ -1,0 +1,43 @@
+"""Random networks, and comparing what they compute."""
+
+import json
+
+import torch
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.profiler import profile
+
+ARCHS = ['5', '6', '7', '8', '9', '10', '11', '12', '13', '13-x1.5', '13-x1.5-ada']
+
+
+def randomize(model, seed=0):
+    """Random weights, and batch-norm statistics that make every folding step matter."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            fan_in = module.weight[0].numel()
+            module.weight.data.normal_(0, (2 / fan_in) ** 0.5, generator=generator)
+            if module.bias is not None:
+                module.bias.data.normal_(0, 0.1, generator=generator)
+        elif isinstance(module, _BatchNorm):
+            if module.affine:
+                module.weight.data.uniform_(0.5, 1.5, generator=generator)
+                module.bias.data.normal_(0, 0.3, generator=generator)
+            module.running_mean.normal_(0, 0.3, generator=generator)
+            module.running_var.uniform_(0.5, 2.0, generator=generator)
+    return model
+
+
+def relative_error(got, expected):
+    return ((got - expected).abs().max() / expected.abs().max()).item()
+
+
+def call_and_count(function, folder):
+    """What a function returns, and the bytes that it takes and does not give back.
+
+    Of each allocation in the trace: the profiler's own sums now and then lose one.
+    """
+    with profile(profile_memory=True) as profiler:
+        result = function()
+    profiler.export_chrome_trace(str(folder / 'trace.json'))
+    events = json.loads((folder / 'trace.json').read_text())['traceEvents']
+    return result, sum(event['args']['Bytes'] for event in events if event['name'] == '[memory]')

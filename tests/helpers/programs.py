@@ -1,0 +1,73 @@
+"""Running programs, and reading what they print."""
+
+import os
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mmengine.logging import MessageHub, MMLogger
+from mmengine.registry import DefaultScope
+from mmengine.visualization import Visualizer
+
+ROOT = Path(__file__).parents[2]
+IGNORED = shutil.ignore_patterns(
+    '.venv*', '.git', 'data', 'work_dirs', 'build', '*.egg-info', '.mim'
+)
+
+
+def run_python(*args, cwd=ROOT, timeout=300, check=True, **env):
+    """Runs a Python command in a new process; returns its output, stdout and stderr together."""
+    result = subprocess.run(
+        [sys.executable, *map(str, args)],
+        cwd=cwd,
+        env=os.environ | env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=timeout,
+    )
+    if check:
+        assert result.returncode == 0, result.stdout[-4000:]
+    return result.stdout if check else result
+
+
+def forget_runs():
+    """Removes what runs leave in the process, and others of the same second would take for theirs:
+    default scopes, metrics, and where loggers and visualizers write.
+    """
+    for manager in (DefaultScope, MessageHub, MMLogger, Visualizer, *Visualizer.__subclasses__()):
+        manager._instance_dict.clear()
+
+
+def run_in_process(monkeypatch, tool, *args):
+    """Runs a tool as a program, in this process: starting another takes seconds."""
+    forget_runs()
+    monkeypatch.setattr(sys, 'argv', [tool, *map(str, args)])
+    monkeypatch.chdir(ROOT)
+    monkeypatch.syspath_prepend(Path(tool).parent.resolve())
+    runpy.run_path(tool, run_name='__main__')
+
+
+def fail(tool, *args, monkeypatch):
+    """Runs a tool that must end at once with one sentence; returns it."""
+    with pytest.raises(SystemExit) as error:
+        run_in_process(monkeypatch, f'tools/{tool}.py', *args)
+    message = error.value.code
+    assert isinstance(message, str) and message.startswith('error: ') and '\n' not in message
+    return message
+
+
+def parse(output):
+    lines = [line for line in output.splitlines() if line.startswith('| ')]
+    return [[cell.strip() for cell in line.strip('|').split('|')] for line in lines[2:]]
+
+
+def build_wheel(folder):
+    """Builds the wheel of this repository; returns its path."""
+    shutil.copytree(ROOT, folder / 'source', ignore=IGNORED)
+    run_python('setup.py', '-q', 'bdist_wheel', '-d', folder / 'dist', cwd=folder / 'source')
+    (wheel,) = (folder / 'dist').glob('*.whl')
+    return wheel

@@ -1,0 +1,243 @@
+"""The rows of the paper's Tables 1 to 3: their configs, and `make evidence`, small."""
+
+import json
+import sys
+from statistics import mean
+
+import pytest
+import torch
+from helpers.networks import randomize, relative_error
+from helpers.programs import ROOT, parse
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from mmengine.runner import Runner
+from mmpretrain.registry import MODELS
+
+from mmvanilla import (
+    SeriesActivation,
+    UsageError,
+    merge_deep_convs,
+    set_deep_training_lambda,
+    switch_to_deploy,
+)
+from mmvanilla.checkpoint import load_checkpoint
+from mmvanilla.models import DeepConv
+from mmvanilla.models.folding.network import check_fused
+
+sys.path.insert(0, str(ROOT / 'tools'))
+import evidence
+
+ROWS = evidence.read_rows([1, 2, 3])
+CONFIGS = list({row['config']: None for row in ROWS})
+# What the techniques make of a network: pairs, and activations of which series number.
+PAIRS = {'VanillaNet-6': 6, 'AlexNet': 5, 'ResNet-50': 53}
+ACTIVATIONS = {'VanillaNet-6': 5, 'AlexNet': 5, 'ResNet-50': 49}
+
+
+def narrow(cfg):
+    """VanillaNet at a 64th of its width, ResNet at an 8th; AlexNet as it is."""
+    backbone, head = cfg.model.backbone, cfg.model.head
+    if backbone.type == 'mmvanilla.VanillaNet':
+        backbone.widen_factor = 1 / 64
+        head.in_channels //= 64
+    elif backbone.network.type == 'ResNet':
+        backbone.network.update(base_channels=8, stem_channels=8)
+        head.in_channels //= 8
+    return cfg
+
+
+def make_runner(config, imagenet, work_dir, full_size):
+    cfg = Config.fromfile(ROOT / config)
+    if not full_size:
+        narrow(cfg)
+    for name in ('train', 'val', 'test'):
+        dataloader = cfg[f'{name}_dataloader']
+        dataloader.update(batch_size=4, num_workers=0, persistent_workers=False)
+        dataloader.dataset.update(data_root=str(imagenet), metainfo=dict(classes=('a', 'b')))
+    cfg.test_evaluator = cfg.val_evaluator
+    cfg.train_cfg.update(max_epochs=1, val_interval=2)
+    cfg.work_dir = cfg.experiment_name = str(work_dir)
+    cfg.log_level = 'ERROR'
+    return Runner.from_cfg(cfg)
+
+
+# AlexNet has no narrow form: make test has it once, with both techniques; make test-slow has all.
+@pytest.mark.parametrize(
+    ('config', 'full_size'),
+    [(config, False) for config in CONFIGS if 'alexnet' not in config or 'deep-series' in config]
+    + [pytest.param(config, True, marks=pytest.mark.slow) for config in CONFIGS],
+)
+def test_trains_merges_and_fuses(config, full_size, imagenet, tmp_path):
+    runner = make_runner(config, imagenet, tmp_path, full_size)
+    runner.train()
+    assert runner.iter == 2
+    assert all(torch.tensor(runner.message_hub.get_scalar('train/loss').data[0]).isfinite())
+    model = runner.model.eval()
+    convs = [module for module in model.modules() if isinstance(module, DeepConv)]
+    deep = any(conv.is_deep for conv in convs)
+    fused_file = tmp_path / 'epoch_1_deploy.pth'
+    if deep:
+        assert {conv.lambda_ for conv in convs} == {0}
+        for function in (merge_deep_convs, switch_to_deploy):
+            with pytest.raises(UsageError, match='λ = 0'):
+                function(model)
+        assert not fused_file.exists()
+        set_deep_training_lambda(model, 1)
+    else:  # the hook fused it, for there is no λ to wait for
+        assert 'state_dict' in load_checkpoint(fused_file)
+    randomize(model)
+    images = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = model(images)
+        merged, fused = merge_deep_convs(model), switch_to_deploy(model)
+        check_fused(model, fused)
+        for network in (merged, fused, switch_to_deploy(merged)):
+            assert relative_error(network(images), expected) < 1e-4
+    sizes = [sum(p.numel() for p in network.parameters()) for network in (model, merged, fused)]
+    assert (sizes[1] < sizes[0]) == deep
+
+
+@pytest.mark.parametrize('scale', ['ImageNet', 'digits'])
+@pytest.mark.parametrize(
+    'row', ROWS, ids=lambda row: f'{row["table"]}-{row["network"]}-{row["row"]}'
+)
+def test_row_is_what_it_says(row, scale):
+    """Pairs of convolutions and series numbers, λ's share of training, and shortcuts."""
+    deep = row['table'] != '2' or row['row'] in ('deep training', 'both')
+    if scale == 'ImageNet':
+        cfg = Config.fromfile(ROOT / row['config'])
+        decay = cfg.custom_hooks[0].decay_epochs
+    else:
+        cfg = evidence.digits_config(ROOT / row['config'], 7)
+        assert cfg.randomness.seed == 7
+        decay = cfg.custom_hooks[0].decay_iters / 100
+    assert decay == pytest.approx(cfg.train_cfg.max_epochs / 3 if deep else 0, abs=0.4)
+    series = int(row['row'][-1]) if row['table'] == '1' else 3
+    if row['row'] in ('neither', 'deep training'):
+        # VanillaNet without series activation is series number 0 (section 3.2).
+        series = 0 if row['network'] == 'VanillaNet-6' else None
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        model = MODELS.build(cfg.model)
+    pairs = [m for m in model.modules() if isinstance(m, DeepConv) and m.is_deep]
+    activations = [m for m in model.modules() if isinstance(m, SeriesActivation)]
+    assert len(pairs) == (PAIRS[row['network']] if deep else 0)
+    assert {a.conv.padding[0] for a in activations} == ({series} - {None})
+    assert len(activations) == (0 if series is None else ACTIVATIONS[row['network']])
+    shortcut = {'shortcut before act': 'before_act', 'shortcut after act': 'after_act'}
+    assert cfg.model.backbone.get('shortcut') == shortcut.get(row['row'])
+
+
+def test_flops_of_table_1(run_tool, capsys):
+    """Within one unit of the last digit that the paper prints."""
+    rows = [row for row in ROWS if row['table'] == '1']
+    configs = [row['config'] for row in rows]
+    run_tool('tools/analysis_tools/get_flops.py', *configs, '--deploy')
+    counted = [float(line[3]) for line in parse(capsys.readouterr().out)]
+    for found, row in zip(counted, rows, strict=True):
+        assert abs(found - float(row['FLOPs (G)'])) < 0.0101
+
+
+PAPER = {'a': 70.0, 'b': 75.0, 'c': 76.0, 'd': 77.0}
+
+
+def test_verdicts():
+    rows = {'a': [50.0, 52.0], 'b': [70.0, 72.0], 'c': [69.0, 75.0], 'd': [40.0, 42.0]}
+    compared = evidence.compare(rows, PAPER)
+    assert [line[0] for line in compared] == ['d > c', 'c > b', 'b > a']
+    assert [line[1] for line in compared] == [1, 1, 5]
+    assert [line[2] for line in compared] == [-31, 1, 20]
+    # Variances 2, 18, 2 and 2 of two values each: t is 31 / 10**0.5 with 1.22 degrees of freedom,
+    # 1 / 10**0.5 with the same, and 20 / 2**0.5 with 2.
+    assert [line[3] for line in compared] == [
+        'reversed (p = 0.041)',
+        'not decided (p = 0.8)',
+        'reproduced (p = 0.005)',
+    ]
+
+
+@pytest.mark.filterwarnings('error')
+def test_verdict_without_deviation():
+    (line,) = evidence.compare({'a': [50.0, 50.0], 'b': [60.0, 60.0]}, PAPER)
+    assert line[2:] == (10, 'not decided (p = nan)')
+
+
+def test_report_and_picture(tmp_path):
+    found = {config: [60.0 + i, 61.0 + i, 62.5 + i] for i, config in enumerate(CONFIGS)}
+    text = evidence.report(ROWS, found)
+    for row in ROWS:
+        values = found[row['config']]
+        assert f'| {row["row"]} | {row["top-1"]} | {mean(values):.2f} ± 1.26 |' in text
+    assert 'VanillaNet-6: n = 4 > n = 3 | 0.07 |' in text
+    assert '| gain of VanillaNet-6 > gain of AlexNet | 10.71 |' in text
+    assert '| gain of AlexNet > gain of ResNet-50 | 5.93 |' in text
+    evidence.draw(ROWS, found, tmp_path / 'a.png')
+    assert (tmp_path / 'a.png').stat().st_size > 10_000
+
+
+def test_runs_and_goes_on(run_tool, tmp_path, monkeypatch, capsys):
+    """Two runs at a time on a tiny data set; what is there is not run again."""
+    monkeypatch.chdir(ROOT)
+    run_tool(
+        'tools/dataset_converters/digits_to_folders.py',
+        tmp_path / 'data',
+        *('--cluttered', '--num-train=64', '--num-val=20'),
+    )
+    read = evidence.read_config
+
+    def read_small(path):
+        cfg = read(path)
+        if 'digits' in str(path):
+            for name in ('train', 'val', 'test'):
+                cfg[f'{name}_dataloader'].dataset.data_root = str(tmp_path / 'data')
+        return cfg
+
+    monkeypatch.setattr(evidence, 'read_config', read_small)
+    monkeypatch.setattr(evidence, 'ITERS_PER_EPOCH', 1)
+    monkeypatch.setattr(evidence, 'WORK_DIR', tmp_path / 'runs')
+    configs = [CONFIGS[0], ROWS[5]['config']]
+    left = tmp_path / f'runs/{evidence.Path(configs[0]).stem}_0/20260101_000000/vis_data'
+    left.mkdir(parents=True)
+    (left / 'scalars.json').touch()  # by a run that was killed
+    found = evidence.train_all(configs, 1, 2)
+    for config in configs:
+        folder = tmp_path / f'runs/{evidence.Path(config).stem}_0'
+        assert json.loads((folder / 'results.json').read_text())['top1'] == found[config][0]
+        assert (folder / 'epoch_9_deploy.pth').exists()
+    monkeypatch.setattr(evidence.subprocess, 'run', None)  # would fail
+    assert evidence.train_all(configs, 1, 2) == found
+    monkeypatch.setattr(evidence, 'sources', lambda: 'other code')
+    with pytest.raises(TypeError):  # so they would be run again
+        evidence.train_all(configs, 1, 2)
+
+
+def test_failed_run_names_its_log(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(evidence, 'WORK_DIR', tmp_path)
+    monkeypatch.setattr(evidence.sys, 'executable', '/bin/false')
+    monkeypatch.setattr(evidence, 'check_data', lambda *args: None)
+    with pytest.raises(SystemExit, match=r'error: training failed: see .*_0\.\w+/log.txt'):
+        evidence.train_all(CONFIGS[:1], 1, 1)
+
+
+def test_interrupted(monkeypatch):
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(evidence, 'train', interrupt)
+    monkeypatch.setattr(evidence, 'check_data', lambda *args: None)
+    with pytest.raises(SystemExit, match='Stopped. Runs that had ended are kept'):
+        evidence.train_all(CONFIGS[:1], 1, 1)
+
+
+def test_one_seed_is_refused(run_tool, capsys):
+    with pytest.raises(SystemExit):
+        run_tool('tools/evidence.py', '--seeds', '1')
+    assert '--seeds takes 2 or more' in capsys.readouterr().err
+
+
+def test_data_are_asked_for_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(evidence, 'DIGITS_CONFIGS', ROOT / 'configs/ablations')
+    with pytest.raises(UsageError, match='no data at data/digits_cluttered/train'):
+        evidence.train_all([ROOT / CONFIGS[0]], 2, 1)
