@@ -25,7 +25,7 @@ def check_versions(version_of: Callable[[str], str] = version) -> None:
 
     Raises:
         RuntimeError: naming the version that cannot work (not ImportError: mmengine's registry
-            swallows that while it imports a scope, and then reports but an unknown type).
+            swallows that while it imports a scope, and then only reports an unknown type).
     """
     for package, (distributions, first, end) in SUPPORTED.items():
         found = {name: v for name in distributions if (v := _installed(name, version_of))}

@@ -1,8 +1,8 @@
-"""The one exception that the package raises for input its user can mend."""
+"""The one exception that the package raises for input that its user can correct."""
 
 
 class UsageError(ValueError):
-    """A wrong argument, config, file or state; its message is one sentence with the mend.
+    """A wrong argument, config, file or state. Its message is one sentence that says how to fix it.
 
     The tools print the message alone, without a traceback, and exit with a code that is not 0.
     """

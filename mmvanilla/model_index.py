@@ -4,6 +4,7 @@ mmpretrain is neither imported for it nor needed: where it is imported later, th
 """
 
 import sys
+import warnings
 from functools import cache
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
@@ -52,7 +53,11 @@ class _AfterImport(MetaPathFinder):
 
             def exec_and_register(module: ModuleType) -> None:
                 exec_module(module)
-                register_models(module)
+                try:
+                    register_models(module)
+                except Exception as error:  # whatever it is, mmpretrain must stay importable
+                    message = f'mmpretrain does not list the models of mmvanilla: {error}'
+                    warnings.warn(message, stacklevel=2)
 
             spec.loader.exec_module = exec_and_register
         return spec

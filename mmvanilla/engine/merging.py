@@ -80,7 +80,7 @@ def merge_in_run(runner: Runner, prefixes: Optional[Collection[str]] = None) -> 
     for each in averaged:
         _renew_table(each)
     if is_model_wrapper(runner.model):
-        # DDP keeps the parameters of its making; it lets go of them when it is collected.
+        # DDP holds its original parameters until it is garbage-collected.
         runner.model = network
         gc.collect()
         runner.model = runner.wrap_model(runner.cfg.get('model_wrapper_cfg'), network)

@@ -21,7 +21,7 @@ from .series_activation import SeriesActivation
 
 # Where the forward functions of plain convolutions are: torch's, and mmcv's for empty batches.
 PLAIN = (nn.Conv2d.__module__, 'mmcv.cnn.bricks.wrappers')
-# A module that holds another, the name that it has for it, and the name in the whole network.
+# A module, its name for one of its children, and the child's name in the whole network.
 Place = Tuple[nn.Module, str, str]
 
 
@@ -320,7 +320,7 @@ def _names(model: nn.Module, skip: Union[str, Sequence[str]]) -> Set[str]:
 
 
 def _places(parent: nn.Module, kind: type, skip: Set[str], prefix: str = '') -> Iterator[Place]:
-    """Where modules of a kind are, but for those in ``skip`` and those of the techniques."""
+    """Where modules of a kind are, except those in ``skip`` and those of the techniques."""
     for child_name, child in parent._modules.items():
         name = prefix + child_name
         if name in skip or isinstance(child, (Foldable, _InTurn)):

@@ -226,7 +226,7 @@ class VanillaNet(BaseModule):
         given = self.init_cfg
         cfgs = [given] if isinstance(given, dict) else given or []
         pretrained = list(pretrained_cfgs(given))
-        # mmengine would load with strict=False, and a misnamed key would be but a line in the log.
+        # mmengine would load with strict=False, where a misnamed key is only logged.
         self.init_cfg = [cfg for cfg in cfgs if cfg not in pretrained] or self.default_init_cfg
         super().init_weights()
         self.init_cfg = given

@@ -68,3 +68,14 @@ def test_bare_package(tmp_path, monkeypatch):
     before = set(module.ModelHub._models_dict)
     model_index.register_models.__wrapped__(module)
     assert set(module.ModelHub._models_dict) == before
+
+
+def test_an_error_of_ours_leaves_mmpretrain_importable(tmp_path):
+    code = (
+        'import sys\nimport mmvanilla\nfrom mmvanilla import model_index\n'
+        'model_index.find_root = lambda: 1 / 0\nimport mmpretrain\n'
+        "print(len(mmpretrain.list_models('*vanillanet*')))"
+    )
+    output = run_python('-W', 'always', '-c', code)
+    assert output.strip().endswith('0')
+    assert 'mmpretrain does not list the models of mmvanilla: division by zero' in output

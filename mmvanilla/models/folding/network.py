@@ -63,7 +63,7 @@ def switch_to_deploy(model: nn.Module, inplace: bool = False) -> nn.Module:
     for module in list(model.modules()):
         if hasattr(module, 'switch_to_deploy'):
             module.switch_to_deploy()
-    model.eval()  # which backbones of mmpretrain answer with None
+    model.eval()  # not "return model.eval()": for backbones of mmpretrain that is None
     return model
 
 
