@@ -27,19 +27,25 @@ ARCHITECTURES['13-x1.5-ada'] = dict(
 )
 
 
-def parse_arch(arch: Union[str, dict]) -> Tuple[List[int], List[int], Optional[List[int]]]:
+def parse_arch(
+    arch: Union[str, dict], architectures: Dict[str, Dict[str, Any]] = ARCHITECTURES
+) -> Tuple[List[int], List[int], Optional[List[int]]]:
     """Channels, strides and adaptive pooling sizes (or None) of an ``arch`` argument.
+
+    Args:
+        arch: A name, or the channels, strides and sizes themselves.
+        architectures: Those that have names.
 
     Raises:
         UsageError: if the name is unknown, or if the lengths do not match.
     """
     if not isinstance(arch, dict):
-        if str(arch) not in ARCHITECTURES:
+        if str(arch) not in architectures:
             raise UsageError(
                 f'arch={arch!r} is unknown: choose one of '
-                f'{", ".join(map(repr, ARCHITECTURES))}, or give channels and strides.'
+                f'{", ".join(map(repr, architectures))}, or give channels and strides.'
             )
-        arch = ARCHITECTURES[str(arch)]
+        arch = architectures[str(arch)]
     unknown = set(arch) - {'channels', 'strides', 'adaptive_pool_sizes'}
     if unknown or not {'channels', 'strides'} <= set(arch):
         raise UsageError(
@@ -66,18 +72,23 @@ def find_stages(strides: Sequence[int]) -> Tuple[int, ...]:
     return tuple(accumulate((s > 1 for s in strides), initial=0))
 
 
-def match_layers(source_arch: Union[str, dict], stages: Sequence[int]) -> Dict[str, str]:
+def match_layers(
+    source_arch: Union[str, dict],
+    stages: Sequence[int],
+    architectures: Dict[str, Dict[str, Any]] = ARCHITECTURES,
+) -> Dict[str, str]:
     """Which layer takes the weights of each layer of a shallower network: the one at the same place
     of the same stage.
 
     Args:
         source_arch: The shallower network.
         stages: The stages of the network's own layers, as ``find_stages`` returns them.
+        architectures: Those that have names.
 
     Raises:
         UsageError: if the source has more layers in a stage than the network.
     """
-    source = _layers_by_place(find_stages(parse_arch(source_arch)[1]))
+    source = _layers_by_place(find_stages(parse_arch(source_arch, architectures)[1]))
     own = _layers_by_place(stages)
     if not source.keys() <= own.keys():
         raise UsageError(

@@ -114,7 +114,7 @@ class VanillaNet(BaseModule):
             raise UsageError(
                 f'shortcut={shortcut!r} is unknown: choose one of {", ".join(SHORTCUTS)}, or None.'
             )
-        channels, strides, pool_sizes = parse_arch(arch)
+        channels, strides, pool_sizes = parse_arch(arch, self.arch_settings)
         channels = [round(c * widen_factor) for c in channels]
         self.act_num = act_num
         self.norm_eval = norm_eval
@@ -232,13 +232,12 @@ class VanillaNet(BaseModule):
         self.init_cfg = given
         for cfg in pretrained:
             if cfg.get('checkpoint') is not None:
-                source = cfg.get('source_arch')
-                load_pretrained(
-                    self,
-                    cfg['checkpoint'],
-                    cfg.get('prefix'),
-                    None if source is None else match_layers(source, self.stage_of_layer),
-                )
+                layers = None
+                if cfg.get('source_arch') is not None:
+                    layers = match_layers(
+                        cfg['source_arch'], self.stage_of_layer, self.arch_settings
+                    )
+                load_pretrained(self, cfg['checkpoint'], cfg.get('prefix'), layers)
 
     def _checkpoint_filter(self, state_dict: dict, prefix: str, *args: Any) -> None:
         """Called by mmpretrain's ImageClassifier before it loads a state dict, in place.

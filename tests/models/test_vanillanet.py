@@ -339,3 +339,12 @@ def test_default_initialization():
         if isinstance(module, nn.Conv2d):
             assert module.weight.std().item() == pytest.approx(0.02, rel=0.15)
             assert module.bias is None or not module.bias.any()
+
+
+def test_a_subclass_may_have_architectures_of_its_own():
+    class Named(VanillaNet):
+        arch_settings = dict(tiny=dict(channels=[4, 8], strides=[2]))
+
+    assert Named('tiny', out_indices=(0, 1)).out_channels == (4, 8)
+    with pytest.raises(UsageError, match="choose one of 'tiny'"):
+        Named('13')

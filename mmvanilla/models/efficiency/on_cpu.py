@@ -11,7 +11,7 @@ from typing import Callable, Tuple
 import torch
 from torch import Tensor, nn
 
-from .recompute import recompute_in_backward
+from .recompute import recompute_in_backward, recomputes
 
 Forward = Callable[[nn.Module, Tensor], Tensor]
 
@@ -76,5 +76,4 @@ def _lean_convolutions(conv: nn.Module, x: Tensor) -> Tensor:
 
 
 def _trains_on_cpu(module: nn.Module, x: Tensor) -> bool:
-    compiling = torch.compiler.is_compiling()
-    return x.device.type == 'cpu' and module.training and torch.is_grad_enabled() and not compiling
+    return x.device.type == 'cpu' and recomputes(module)

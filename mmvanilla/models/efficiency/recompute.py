@@ -24,7 +24,7 @@ def recompute_in_backward(
         module: The module that the function belongs to. When the function runs again, all parts of
             the module are in the mode that they are in now, and running statistics do not move.
     """
-    if not (module.training and torch.is_grad_enabled()) or torch.compiler.is_compiling():
+    if not recomputes(module):
         return function(x)
     modes = {m: m.training for m in module.modules()}
     runs = count()
@@ -34,6 +34,12 @@ def recompute_in_backward(
             return function(x)
 
     return checkpoint(run, x, use_reentrant=False, preserve_rng_state=False)
+
+
+def recomputes(module: nn.Module) -> bool:
+    """Whether a backward pass may follow in which parts of the module are computed again."""
+    training = module.training and torch.is_grad_enabled()
+    return training and not torch.compiler.is_compiling()
 
 
 @contextmanager
