@@ -53,11 +53,11 @@ figure1: env
 
 figure2: $(FIGURE2)/vanillanet-9/epoch_9_deploy.pth $(FIGURE2)/resnet-50/epoch_3_deploy.pth
 	@$(PY) $(VIS)/vis_cam.py --out work_dirs/figure2.png \
-		--network configs/ablations/vanillanet-9_digits.py $< --layer backbone.blocks.4.act.relu \
-		--network configs/ablations/resnet-50_digits.py $(word 2,$^) --layer backbone.layer3
+		--network configs/digits/vanillanet-9_cluttered.py $< --layer backbone.blocks.4.act.relu \
+		--network configs/digits/resnet-50_cluttered.py $(word 2,$^) --layer backbone.layer3
 
 $(FIGURE2)/%: | env $(CLUTTERED)
-	@$(PY) tools/train.py configs/ablations/$(*D)_digits.py --work-dir $(@D) --resume
+	@$(PY) tools/train.py configs/digits/$(*D)_cluttered.py --work-dir $(@D) --resume
 
 $(CLUTTERED): $(wildcard tools/dataset_converters/digits_to_*.py) | env
 	@rm -rf data/digits_cluttered

@@ -7,39 +7,13 @@ _base_ = [
     './_base_/coco_recipe.py',
 ]
 
-# The authors' distilled ImageNet weights with series number 4, from
-# https://github.com/huawei-noah/VanillaNet/releases/download/ckpt/vanillanet_13_act_num_4_kd_pretrain.pth
-# None trains from scratch (as --cfg-options model.backbone.init_cfg=None does).
-pretrained = 'checkpoints/vanillanet_13_act_num_4_kd_pretrain.pth'
-
 model = dict(
-    backbone=dict(
-        _delete_=True,
-        type='mmvanilla.VanillaNet',
-        arch='13',
-        act_num=4,
-        out_indices=(1, 2, 3),
-        norm_cfg=dict(type='SyncBN'),
-        init_cfg=dict(type='Pretrained', checkpoint=pretrained),
-    ),
+    backbone=dict(_base_.vanillanet13, out_indices=(1, 2, 3)),
     neck=dict(in_channels=[1024, 2048, 4096], start_level=0),
 )
-
-train_pipeline = [
-    dict(type='LoadImageFromFile', backend_args=None),
-    dict(type='LoadAnnotations', with_bbox=True),
-    *_base_.resize_and_flip,
-    dict(type='PackDetInputs'),
-]
-train_dataloader = dict(batch_size=4, num_workers=4, dataset=dict(pipeline=train_pipeline))
-
-optim_wrapper = dict(
-    constructor='mmvanilla.LayerDecayOptimWrapperConstructor',
-    paramwise_cfg=dict(decay_rate=0.6, blocks_per_layer=2),
-    optimizer=dict(_base_.adamw, lr=8e-5),
-)
+train_pipeline = _base_.train_boxes
+train_dataloader = dict(_base_.batches, dataset=dict(pipeline=train_pipeline))
+optim_wrapper = dict(_base_.layer_decay, optimizer=dict(_base_.adamw, _delete_=True, lr=8e-5))
 param_scheduler = [_base_.warmup, dict(_base_.steps, milestones=[10, 11])]
 auto_scale_lr = _base_.auto_scale
-
-# Pre-trained weights are past the paper's λ schedule: λ stays 1, and the end of the run is fused.
-custom_hooks = [dict(type='mmvanilla.DeepTrainingHook', decay_epochs=0)]
+custom_hooks = _base_.fuse_at_end

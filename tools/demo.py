@@ -21,8 +21,8 @@ from mmvanilla.cli.config_in_checkpoint import config_in_checkpoint
 from mmvanilla.cli.timing import time_by_turns
 
 DEMOS = {
-    'boxes': ('configs/retinanet_vanillanet_digits.py', 'work_dirs/demo'),
-    'masks': ('configs/mask_rcnn_vanillanet_digits.py', 'work_dirs/demo_masks'),
+    'boxes': ('configs/digits/retinanet_vanillanet-6_digits.py', 'work_dirs/demo'),
+    'masks': ('configs/digits/mask_rcnn_vanillanet-6_digits.py', 'work_dirs/demo_masks'),
 }
 METRICS = {'box AP': 'coco/bbox_mAP', 'mask AP': 'coco/segm_mAP'}
 NUM_PICTURES = 8

@@ -16,7 +16,7 @@ from mmvanilla.checkpoint import latest_whole_checkpoint, load_checkpoint
 from mmvanilla.cli.config_in_checkpoint import config_in_checkpoint
 from mmvanilla.cli.figures import write_figure
 
-CONFIG = 'configs/vanillanet_digits.py'
+CONFIG = 'configs/digits/vanillanet-6_digits.py'
 WORK_DIR = Path('work_dirs/demo_classification')
 TOP1 = 'accuracy/top1'
 NUM_PICTURES = 24

@@ -15,8 +15,8 @@ from demo_steps import evaluate, read_log, run_tool
 from mmvanilla.checkpoint import latest_whole_checkpoint, replace_when_whole
 
 CONFIGS = {
-    'deep': 'configs/retinanet_vanillanet_digits.py',
-    'merged': 'configs/retinanet_vanillanet_digits_fast.py',
+    'deep': 'configs/digits/retinanet_vanillanet-6_digits.py',
+    'merged': 'configs/digits/retinanet_vanillanet-6_merged_digits.py',
 }
 WORK_DIR = Path('work_dirs/demo_merging')
 ROW = '{:8} {:>5} {:>7} {:>9} {:>12} {:>12}'

@@ -12,7 +12,7 @@ from mmseg.apis import MMSegInferencer
 from mmvanilla.checkpoint import latest_whole_checkpoint, load_checkpoint
 from mmvanilla.cli.config_in_checkpoint import config_in_checkpoint
 
-CONFIG = 'configs/upernet_vanillanet_digits.py'
+CONFIG = 'configs/digits/upernet_vanillanet-6_digits.py'
 WORK_DIR = Path('work_dirs/demo_segmentation')
 DATA = Path('data/digits')
 NUM_PICTURES = 8

@@ -35,7 +35,7 @@ from mmvanilla.cli.options import one_sentence_errors, read_config
 from mmvanilla.cli.timing import name_device
 
 WORK_DIR = Path('work_dirs/evidence')
-DIGITS_CONFIGS = Path('configs/ablations')
+DIGITS_CONFIGS = Path('configs/digits')
 ITERS_PER_EPOCH = 100  # 6400 images in batches of 64
 # What the rows differ in, in backbone and head.
 TECHNIQUES = ('act_num', 'deep_training', 'merged', 'shortcut')
@@ -76,7 +76,7 @@ def digits_config(config: str, seed: int) -> Config:
     """The config of a network on the digits, with the techniques of an ImageNet config."""
     row = read_config(config)
     network = Path(config).name.split('_')[0]
-    cfg = read_config(DIGITS_CONFIGS / f'{network}_digits.py')
+    cfg = read_config(DIGITS_CONFIGS / f'{network}_cluttered.py')
     for part in ('backbone', 'head'):
         given = row.model[part]
         cfg.model[part].update({key: given[key] for key in TECHNIQUES if key in given})

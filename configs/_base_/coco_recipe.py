@@ -1,5 +1,6 @@
 # What the COCO configs share: the recipe of the authors' repository, for 8 GPUs with 4 images each.
-# Under names of its own, which the configs refer to: so it goes with mmdet's bases of any model.
+_base_ = './vanillanet13_dense.py'
+
 resize_and_flip = [
     dict(
         type='RandomChoiceResize',
@@ -8,7 +9,17 @@ resize_and_flip = [
     ),
     dict(type='RandomFlip', prob=0.5),
 ]
-adamw = dict(_delete_=True, type='AdamW', betas=(0.9, 0.999), weight_decay=0.05)
+train_boxes = [
+    dict(type='LoadImageFromFile', backend_args=None),
+    dict(type='LoadAnnotations', with_bbox=True),
+    *resize_and_flip,
+    dict(type='PackDetInputs'),
+]
+train_masks = [*train_boxes]
+train_masks[1] = dict(type='LoadAnnotations', with_bbox=True, with_mask=True)
+batches = dict(batch_size=4, num_workers=4)
+auto_scale = dict(base_batch_size=32)
 warmup = dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=500)
 steps = dict(type='MultiStepLR', by_epoch=True, begin=0, end=12, gamma=0.1)
-auto_scale = dict(base_batch_size=32)
+# Pre-trained weights are past the paper's λ schedule: λ stays 1, and the end of the run is fused.
+fuse_at_end = [dict(type='mmvanilla.DeepTrainingHook', decay_epochs=0)]

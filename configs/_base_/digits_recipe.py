@@ -1,12 +1,13 @@
-# What the detection configs on handwritten digits share: the data, which
+# What the detection and segmentation configs on handwritten digits share: the data, which
 # tools/dataset_converters/digits_to_coco.py makes, and a schedule of minutes on a laptop's CPU.
-# Under names of its own, as coco_recipe.py.
+# Under names of its own, as vanillanet13_dense.py.
 digits_root = 'data/digits/'
 digits_classes = (
     *('zero', 'one', 'two', 'three', 'four'),
     *('five', 'six', 'seven', 'eight', 'nine'),
 )
 digits = dict(data_root=digits_root, metainfo=dict(classes=digits_classes))
+digits_to_train = dict(digits, filter_cfg=dict(_delete_=True, filter_empty_gt=True))
 digits_resize = dict(type='Resize', scale=(256, 256), keep_ratio=True)
 digits_meta_keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
 digits_evaluator = dict(ann_file=digits_root + 'annotations/instances_val2017.json')

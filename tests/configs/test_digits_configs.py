@@ -5,8 +5,8 @@ from helpers.config_options import loader_options
 from mmengine.fileio import load
 
 LENGTHS = {
-    'mask_rcnn_vanillanet_digits': ['train_cfg.max_epochs=1', 'custom_hooks.0.decay_epochs=0'],
-    'upernet_vanillanet_digits': [
+    'mask_rcnn_vanillanet-6_digits': ['train_cfg.max_epochs=1', 'custom_hooks.0.decay_epochs=0'],
+    'upernet_vanillanet-6_digits': [
         *('train_cfg.max_iters=4', 'train_cfg.val_interval=4', 'custom_hooks.0.decay_iters=2'),
         'default_hooks.checkpoint.interval=4',
     ],
@@ -16,12 +16,12 @@ LENGTHS = {
 @pytest.mark.parametrize(
     ('name', 'checkpoint', 'metrics'),
     [
-        ('mask_rcnn_vanillanet_digits', 'epoch_1', ('coco/bbox_mAP', 'coco/segm_mAP')),
-        ('upernet_vanillanet_digits', 'iter_4', ('mIoU',)),
+        ('mask_rcnn_vanillanet-6_digits', 'epoch_1', ('coco/bbox_mAP', 'coco/segm_mAP')),
+        ('upernet_vanillanet-6_digits', 'iter_4', ('mIoU',)),
     ],
 )
 def test_trains_evaluates_and_fuses(name, checkpoint, metrics, digits, run_tool, tmp_path):
-    config = f'configs/{name}.py'
+    config = f'configs/digits/{name}.py'
     options = ['--cfg-options', *LENGTHS[name]]
     options += loader_options(f'dataset.data_root={digits}/')
     if name.startswith('mask'):

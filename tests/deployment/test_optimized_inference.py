@@ -47,7 +47,7 @@ def test_bfloat16(backbone):
 @torch.no_grad()
 @pytest.mark.slow
 def test_detector():
-    cfg = Config.fromfile(ROOT / 'configs/retinanet_vanillanet_digits.py')
+    cfg = Config.fromfile(ROOT / 'configs/digits/retinanet_vanillanet-6_digits.py')
     with DefaultScope.overwrite_default_scope('mmdet'):
         detector = MODELS.build(cfg.model)
     randomize(detector.backbone)

@@ -17,7 +17,7 @@ from mmvanilla.checkpoint import load_checkpoint
 from mmvanilla.cli.options import make_parser
 
 CONFIG = """
-_base_ = '{root}/configs/upernet_vanillanet_digits.py'
+_base_ = '{root}/configs/digits/upernet_vanillanet-6_digits.py'
 custom_imports = dict(imports=['recording'])
 # A mean over pixels, not one weighted by how many there are of a class in half a batch.
 head = dict(dropout_ratio=0, loss_decode=dict(class_weight=None))

@@ -96,7 +96,7 @@ def classification(imagenet, tmp_path_factory):
 @pytest.fixture(scope='module')
 def segmentation(digits, tmp_path_factory):
     options = loader_options(f'dataset.data_root={digits}/')
-    cfg = read_config(ROOT / 'configs/upernet_vanillanet_digits.py', options)
+    cfg = read_config(ROOT / 'configs/digits/upernet_vanillanet-6_digits.py', options)
     return Project(cfg, tmp_path_factory.mktemp('mmseg'))
 
 

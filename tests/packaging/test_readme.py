@@ -74,7 +74,7 @@ def test_techniques_snippets(tmp_path):
     found = {}
     exec(in_python, found)
     assert_has_both(found['model'], 8, 8)
-    base = f"_base_ = '{ROOT}/configs/ablations/resnet-50_plain_8xb32_in1k.py'\n"
+    base = f"_base_ = '{ROOT}/configs/ablations/resnet-50_neither_8xb32_in1k.py'\n"
     (tmp_path / 'a.py').write_text(base + in_config)
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         assert_has_both(MODELS.build(Config.fromfile(tmp_path / 'a.py').model.backbone), 53, 49)

@@ -238,6 +238,6 @@ def test_one_seed_is_refused(run_tool, capsys):
 
 def test_data_are_asked_for_first(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(evidence, 'DIGITS_CONFIGS', ROOT / 'configs/ablations')
+    monkeypatch.setattr(evidence, 'DIGITS_CONFIGS', ROOT / 'configs/digits')
     with pytest.raises(UsageError, match='no data at data/digits_cluttered/train'):
         evidence.train_all([ROOT / CONFIGS[0]], 2, 1)

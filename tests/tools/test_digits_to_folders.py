@@ -19,7 +19,7 @@ def test_layout_and_training(run_tool, tmp_path):
     assert not {p.name for p in images[0]} & {p.name for p in images[1]}  # of other digits
     assert cv2.imread(str(images[0][0])).shape == (64, 64, 3)
 
-    cfg = Config.fromfile('configs/vanillanet_digits.py')
+    cfg = Config.fromfile('configs/digits/vanillanet-6_digits.py')
     for name in ('train', 'val', 'test'):
         dataloader = cfg[f'{name}_dataloader']
         dataloader.update(num_workers=0, persistent_workers=False, batch_size=20)

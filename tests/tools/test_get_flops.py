@@ -65,7 +65,9 @@ def test_another_backbone(table, tmp_path):
 
 
 def test_detector(table):
-    (row,) = table('configs/retinanet_vanillanet_digits.py', '--deploy', '--shape', '128', '128')
+    (row,) = table(
+        'configs/digits/retinanet_vanillanet-6_digits.py', '--deploy', '--shape', '128', '128'
+    )
     assert row[5:] == ['', '', ''] and int(row[4]) == 5
     assert 0 < float(row[2]) < 1
 

@@ -60,13 +60,18 @@ def test_fused_weights_with_the_training_config(trained, photo, digits, run_tool
         (['bare.pth', 'photo.jpg'], 'bare.pth holds no config: name one with --config'),
         (['code.pth', 'photo.jpg'], 'code.pth is not plain values'),
         (
-            ['deploy.pth', 'photo.jpg', '--config', f'{ROOT}/configs/vanillanet_digits.py'],
+            [
+                'deploy.pth',
+                'photo.jpg',
+                '--config',
+                f'{ROOT}/configs/digits/vanillanet-6_digits.py',
+            ],
             'is not of a detector',
         ),
         (
             [
                 *('deploy.pth', 'photo.jpg', '--config'),
-                f'{ROOT}/configs/mask_rcnn_vanillanet_digits.py',
+                f'{ROOT}/configs/digits/mask_rcnn_vanillanet-6_digits.py',
             ],
             'its series number is 4',
         ),
@@ -85,7 +90,8 @@ def test_errors(args, message, trained, photo, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    'name', ['retinanet_vanillanet13', 'mask_rcnn_swin_t', 'vanillanet_digits']
+    'name',
+    ['retinanet_vanillanet13', 'coco/mask_rcnn_swin-t_coco', 'digits/vanillanet-6_digits'],
 )
 def test_config_in_checkpoint(name):
     """Read as values, its model is what running it would give."""

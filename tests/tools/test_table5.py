@@ -40,7 +40,7 @@ def test_macs(table5):
         cfg = table5.make_config(name, series_number, {})
         found = table5.count(cfg, table5.PAPER_SHAPE, deploy=True)
         # This one was counted with attention's products: 266.6, and 263.4 without.
-        whole = name == 'mask_rcnn_swin_t'
+        whole = name == 'mask_rcnn_swin-t_coco'
         macs = (found['macs'] if whole else table5.layer_macs(found)) / 1e9
         assert macs == pytest.approx(flops, rel=0.01), (name, series_number)
 
@@ -59,7 +59,7 @@ def narrow_configs(table5, digits):
 @pytest.mark.parametrize(
     ('config', 'file', 'message'),
     [
-        ('retinanet_swin_t', 'epoch_3.pth', 'its series number is 4'),
+        ('retinanet_swin-t_coco', 'epoch_3.pth', 'its series number is 4'),
         (
             'mask_rcnn_vanillanet13',
             'epoch_3_deploy.pth',

@@ -291,7 +291,9 @@ def test_no_mmsegmentation(package, extra, monkeypatch):
         raise pkg_resources.DistributionNotFound(name)
 
     monkeypatch.setattr(pkg_resources, 'get_distribution', find)
-    message = fail('train', 'configs/upernet_vanillanet_digits.py', monkeypatch=monkeypatch)
+    message = fail(
+        'train', 'configs/digits/upernet_vanillanet-6_digits.py', monkeypatch=monkeypatch
+    )
     assert f'{package} is not installed' in message and f'pip install -e ".[{extra}]"' in message
 
 

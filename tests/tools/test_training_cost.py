@@ -11,7 +11,7 @@ SMALL = ('--batch-size', '2', '--rounds', '1')
 def test_hours_are_images_over_throughput(run_tool, capsys):
     configs = [
         'configs/ablations/alexnet_deep_8xb32_in1k.py',
-        'configs/retinanet_vanillanet_digits.py',
+        'configs/digits/retinanet_vanillanet-6_digits.py',
     ]
     run_tool(TOOL, configs[0], '--gpus', '4', '--tflops', '50', *SMALL)
     printed = capsys.readouterr().out
@@ -33,12 +33,17 @@ def test_hours_are_images_over_throughput(run_tool, capsys):
 
 def test_unknown_data(monkeypatch):
     message = fail(
-        'analysis_tools/training_cost', 'configs/vanillanet_digits.py', monkeypatch=monkeypatch
+        'analysis_tools/training_cost',
+        'configs/digits/vanillanet-6_digits.py',
+        monkeypatch=monkeypatch,
     )
-    assert 'configs/vanillanet_digits.py is of neither ImageNet nor COCO: give --images' in message
+    assert (
+        'configs/digits/vanillanet-6_digits.py is of neither ImageNet nor COCO: give --images'
+        in message
+    )
 
 
 def test_wrong_numbers(run_tool, capsys):
     with pytest.raises(SystemExit):
-        run_tool(TOOL, 'configs/vanillanet_digits.py', '--gpus', '0')
+        run_tool(TOOL, 'configs/digits/vanillanet-6_digits.py', '--gpus', '0')
     assert '--gpus takes more than 0' in capsys.readouterr().err

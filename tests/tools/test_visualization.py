@@ -16,8 +16,8 @@ from mmvanilla import switch_to_deploy
 
 FIGURE1 = 'tools/visualization/draw_architecture.py'
 FIGURE2 = 'tools/visualization/vis_cam.py'
-VANILLANET = 'configs/ablations/vanillanet-6_digits.py'
-RESNET = 'configs/ablations/resnet-50_digits.py'
+VANILLANET = 'configs/digits/vanillanet-6_cluttered.py'
+RESNET = 'configs/digits/resnet-50_cluttered.py'
 
 
 @pytest.mark.parametrize('arch', ARCHS)
@@ -148,7 +148,7 @@ def test_random_weights_without_data(run_tool, tmp_path, digits):
         (['--network', VANILLANET, '--layer', 'backbone.neck'], 'has no layer backbone.neck'),
         (['--network', VANILLANET, '--layer', 'backbone.blocks'], 'gives no feature map'),
         (['--network', VANILLANET, '--layer', 'head.fc'], 'no layer head.fc'),
-        (['--network', 'configs/retinanet_vanillanet_digits.py'], 'not of a classifier'),
+        (['--network', 'configs/digits/retinanet_vanillanet-6_digits.py'], 'not of a classifier'),
         (['--network', 'configs/nothing.py'], 'configs/nothing.py does not exist'),
     ],
 )

@@ -31,10 +31,10 @@ from mmvanilla.models.loading.weights import load_weights, read_state_dict
 # those of layers, without series activations and attention's products of two activations; the
 # latter are counted in Mask R-CNN with Swin-T alone.
 PUBLISHED = [
-    ('retinanet_swin_t', None, 38.5, 245, 27.5, 41.5, None),
+    ('retinanet_swin-t_coco', None, 38.5, 245, 27.5, 41.5, None),
     ('retinanet_vanillanet13', 3, 74.6, 397, 29.8, 41.8, None),
     ('retinanet_vanillanet13', 4, 75.4, 396.9, 29.8, 43.0, None),
-    ('mask_rcnn_swin_t', None, 47.8, 267, 28.2, 42.7, 39.3),
+    ('mask_rcnn_swin-t_coco', None, 47.8, 267, 28.2, 42.7, 39.3),
     ('mask_rcnn_vanillanet13', 3, 76.3, 421, 32.6, 42.9, 39.6),
     ('mask_rcnn_vanillanet13', 4, 77.1, 420.7, 32.6, 44.3, 40.1),
 ]

@@ -1,4 +1,4 @@
 # VanillaNet-9 at a 32nd of the width, for Figure 2 on the digits.
-_base_ = './vanillanet-6_digits.py'
+_base_ = './vanillanet-6_cluttered.py'
 
 model = dict(backbone=dict(arch='9'))

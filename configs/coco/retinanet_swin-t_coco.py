@@ -1,15 +1,9 @@
 # The baseline of Table 5: mmdet's RetinaNet with Swin-T, by the schedule of
 # retinanet_vanillanet13.py, with Swin's own learning rate and exceptions from weight decay.
-_base_ = ['mmdet::swin/retinanet_swin-t-p4-w7_fpn_1x_coco.py', './_base_/coco_recipe.py']
+_base_ = ['mmdet::swin/retinanet_swin-t-p4-w7_fpn_1x_coco.py', '../_base_/coco_recipe.py']
 
-train_pipeline = [
-    dict(type='LoadImageFromFile', backend_args=None),
-    dict(type='LoadAnnotations', with_bbox=True),
-    *_base_.resize_and_flip,
-    dict(type='PackDetInputs'),
-]
-train_dataloader = dict(batch_size=4, num_workers=4, dataset=dict(pipeline=train_pipeline))
-
+train_pipeline = _base_.train_boxes
+train_dataloader = dict(_base_.batches, dataset=dict(pipeline=train_pipeline))
 optim_wrapper = dict(
     paramwise_cfg=dict(
         custom_keys={
@@ -18,7 +12,7 @@ optim_wrapper = dict(
             'norm': dict(decay_mult=0.0),
         }
     ),
-    optimizer=dict(_base_.adamw, lr=1e-4),
+    optimizer=dict(_base_.adamw, _delete_=True, lr=1e-4),
 )
 param_scheduler = [_base_.warmup, dict(_base_.steps, milestones=[10, 11])]
 auto_scale_lr = _base_.auto_scale

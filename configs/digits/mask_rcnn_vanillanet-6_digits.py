@@ -1,6 +1,6 @@
 # Mask R-CNN with a narrow VanillaNet on handwritten digits: from scratch, in minutes on a laptop's
 # CPU, with the paper's λ schedule inside the run.
-_base_ = ['./mask_rcnn_vanillanet13.py', './_base_/digits_recipe.py']
+_base_ = ['../mask_rcnn_vanillanet13.py', '../_base_/digits_recipe.py']
 
 strides = [4, 8, 16, 32]
 model = dict(
@@ -60,11 +60,7 @@ test_pipeline = [
 train_dataloader = dict(
     batch_size=4,
     num_workers=1,
-    dataset=dict(
-        _base_.digits,
-        filter_cfg=dict(_delete_=True, filter_empty_gt=True),
-        pipeline=train_pipeline,
-    ),
+    dataset=dict(_base_.digits_to_train, pipeline=train_pipeline),
 )
 val_dataloader = dict(
     batch_size=10, num_workers=1, dataset=dict(_base_.digits, pipeline=test_pipeline)

@@ -1,5 +1,5 @@
-# RetinaNet with VanillaNet-11 on COCO, by Appendix B of the paper, with its series number 3.
-_base_ = './retinanet_vanillanet13.py'
+# Mask R-CNN with VanillaNet-11 on COCO, by Appendix B of the paper, with its series number 3.
+_base_ = '../mask_rcnn_vanillanet13.py'
 
 model = dict(
     backbone=dict(arch='11', act_num=3, init_cfg=dict(checkpoint='checkpoints/vanillanet_11.pth'))

@@ -1,6 +1,6 @@
 # AlexNet for the scaled ablations (Table 2), here with neither technique: its convolutions, of full
 # width; the linear layers, which want an image of 224x224, give way to global average pooling.
-_base_ = '../_base_/cluttered_digits.py'
+_base_ = '../_base_/cluttered_digits_recipe.py'
 
 model = dict(
     type='ImageClassifier',

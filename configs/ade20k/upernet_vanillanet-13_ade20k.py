@@ -5,41 +5,28 @@ _base_ = [
     'mmseg::_base_/datasets/ade20k.py',
     'mmseg::_base_/schedules/schedule_160k.py',
     'mmseg::_base_/default_runtime.py',
+    '../_base_/vanillanet13_dense.py',
 ]
-
-# As in retinanet_vanillanet13.py.
-pretrained = 'checkpoints/vanillanet_13_act_num_4_kd_pretrain.pth'
 
 crop_size = (512, 512)
 model = dict(
     pretrained=None,
     data_preprocessor=dict(size=crop_size),
-    backbone=dict(
-        _delete_=True,
-        type='mmvanilla.VanillaNet',
-        arch='13',
-        act_num=4,
-        out_indices=(0, 1, 2, 3),
-        norm_cfg=dict(type='SyncBN'),
-        init_cfg=dict(type='Pretrained', checkpoint=pretrained),
-    ),
+    backbone=dict(_base_.vanillanet13, out_indices=(0, 1, 2, 3)),
     decode_head=dict(in_channels=[512, 1024, 2048, 4096], num_classes=150),
     auxiliary_head=dict(in_channels=2048, num_classes=150),
 )
-
 train_dataloader = dict(batch_size=2)
 optim_wrapper = dict(
+    _base_.layer_decay,
     _delete_=True,
     type='OptimWrapper',
-    constructor='mmvanilla.LayerDecayOptimWrapperConstructor',
-    paramwise_cfg=dict(decay_rate=0.6, blocks_per_layer=2),
-    optimizer=dict(type='AdamW', lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05),
+    optimizer=dict(_base_.adamw, lr=1e-4),
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-6, by_epoch=False, begin=0, end=1500),
     dict(type='PolyLR', eta_min=0.0, power=1.0, by_epoch=False, begin=1500, end=160000),
 ]
 auto_scale_lr = dict(enable=False, base_batch_size=16)  # 8 GPUs with 2 images each
-
 # Pre-trained weights are past the paper's λ schedule: λ stays 1, and the end of the run is fused.
 custom_hooks = [dict(type='mmvanilla.DeepTrainingHook', by_epoch=False, decay_iters=0)]

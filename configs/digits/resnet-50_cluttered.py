@@ -1,5 +1,5 @@
 # ResNet-50 at an 8th of the width, for the scaled ablations (Table 2), here with neither technique.
-_base_ = './alexnet_digits.py'
+_base_ = './alexnet_cluttered.py'
 
 model = dict(
     backbone=dict(

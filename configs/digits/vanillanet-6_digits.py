@@ -1,7 +1,7 @@
 # A narrow VanillaNet-6 on handwritten digits, which tools/dataset_converters/digits_to_folders.py
 # makes: in minutes on a laptop's CPU, with the parts of the ImageNet recipe: λ, LAMB, averaging,
 # mixed and smoothed labels, RandAugment (without the colours) and random erasing.
-_base_ = './imagenet/vanillanet-5_8xb128_in1k.py'
+_base_ = '../imagenet/vanillanet-5_8xb128_in1k.py'
 
 num_classes = 10
 data_preprocessor = dict(num_classes=num_classes)

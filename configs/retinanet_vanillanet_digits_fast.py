@@ -1,4 +1,0 @@
-# As retinanet_vanillanet_digits.py, and merged once λ = 1, for the rest of the run.
-_base_ = './retinanet_vanillanet_digits.py'
-
-custom_hooks = [dict(_base_.custom_hooks[0], merge=True)]
