@@ -1,6 +1,7 @@
 # Each target sets up .venv first if needed, the onedl ones .venv-onedl: see tools/setup_env.sh.
 PY := .venv/bin/python
-VIS := tools/visualization
+DEMOS := tools/demos
+PAPER := tools/paper
 DIGITS := data/digits/annotations/instances_val2017.json
 DIGITS_FOLDERS := data/digits_folders/val
 CLUTTERED := data/digits_cluttered/val
@@ -14,45 +15,45 @@ env:
 	@bash tools/setup_env.sh
 
 demo: env $(DIGITS)
-	@$(PY) tools/demo.py
+	@$(PY) $(DEMOS)/detection.py
 
 demo-masks: env $(DIGITS)
-	@$(PY) tools/demo.py masks
+	@$(PY) $(DEMOS)/detection.py masks
 
 demo-merging: env $(DIGITS)
-	@$(PY) tools/demo_merging.py
+	@$(PY) $(DEMOS)/merging.py
 
 demo-segmentation: env $(DIGITS)
-	@$(PY) tools/demo_segmentation.py
+	@$(PY) $(DEMOS)/segmentation.py
 
 $(DIGITS): tools/dataset_converters/digits_to_coco.py | env
 	@rm -rf data/digits
 	@$(PY) tools/dataset_converters/digits_to_coco.py data/digits
 
 demo-classification: env $(DIGITS_FOLDERS)
-	@$(PY) tools/demo_classification.py
+	@$(PY) $(DEMOS)/classification.py
 
 $(DIGITS_FOLDERS): $(wildcard tools/dataset_converters/digits_to_*.py) | env
 	@rm -rf data/digits_folders
 	@$(PY) tools/dataset_converters/digits_to_folders.py data/digits_folders
 
 evidence: env $(CLUTTERED)
-	@$(PY) tools/evidence.py
+	@$(PY) $(PAPER)/ablations.py
 
 table1 table2 table3: env $(CLUTTERED)
-	@$(PY) tools/evidence.py --tables $(@:table%=%)
+	@$(PY) $(PAPER)/ablations.py --tables $(@:table%=%)
 
 table4 figure3: env
-	@$(PY) tools/analysis_tools/benchmark.py --table4 --rounds 5 --figure3 work_dirs/figure3.png
+	@$(PY) $(PAPER)/table4.py --rounds 5 --figure3 work_dirs/figure3.png
 
 table5: env
-	@$(PY) tools/analysis_tools/table5.py
+	@$(PY) $(PAPER)/table5.py
 
 figure1: env
-	@$(PY) $(VIS)/draw_architecture.py configs/imagenet/vanillanet-6_8xb128_in1k.py --out work_dirs/figure1.png
+	@$(PY) $(PAPER)/figure1.py configs/imagenet/vanillanet-6_8xb128_in1k.py --out work_dirs/figure1.png
 
 figure2: $(FIGURE2)/vanillanet-9/epoch_9_deploy.pth $(FIGURE2)/resnet-50/epoch_3_deploy.pth
-	@$(PY) $(VIS)/vis_cam.py --out work_dirs/figure2.png \
+	@$(PY) tools/visualization/vis_cam.py --out work_dirs/figure2.png \
 		--network configs/digits/vanillanet-9_cluttered.py $< --layer backbone.blocks.4.act.relu \
 		--network configs/digits/resnet-50_cluttered.py $(word 2,$^) --layer backbone.layer3
 

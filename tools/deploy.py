@@ -7,15 +7,14 @@ import argparse
 from pathlib import Path
 from typing import Optional
 
-from mmengine.config import DictAction
 from mmengine.registry import MODELS, init_default_scope
+from onnx_export import BATCHES, SIZES, check_exportable, export_onnx
 
 from mmvanilla import switch_to_deploy
 from mmvanilla.checkpoint import load_checkpoint, replace_when_whole
-from mmvanilla.cli.options import one_sentence_errors, read_config
+from mmvanilla.cli.options import add_cfg_options, one_sentence_errors, read_config
 from mmvanilla.cli.running import drop_pretrained, use_safe_loading
 from mmvanilla.deployment.fused_checkpoint import inference_config, save_fused
-from mmvanilla.deployment.onnx_export import BATCHES, SIZES, check_exportable, export_onnx
 from mmvanilla.errors import UsageError
 from mmvanilla.models.folding.network import check_fused
 from mmvanilla.models.loading.names import own_names
@@ -28,9 +27,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('out', type=Path, help='folder for the files, named after the config')
     parser.add_argument('--onnx', action='store_true', help='write an ONNX file too')
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, help='override settings of the config'
-    )
+    add_cfg_options(parser)
     return parser.parse_args()
 
 
@@ -43,8 +40,7 @@ def find_classes(meta: dict) -> Optional[dict]:
 
 def main() -> None:
     args = parse_args()
-    cfg = read_config(args.config)
-    cfg.merge_from_dict(args.cfg_options or {})
+    cfg = read_config(args.config, args.cfg_options)
     if args.out.exists() and not args.out.is_dir():
         raise UsageError(f'{args.out} is a file: name a folder.')
     files = {

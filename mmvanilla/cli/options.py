@@ -6,9 +6,11 @@ import sys
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterator, Union
+from typing import Iterator, Optional, Union
 
+import torch
 from mmengine.config import Config, DictAction
+from mmengine.logging import MMLogger
 
 from ..errors import UsageError
 
@@ -21,12 +23,7 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument('config', help='config file')
     parser.add_argument('--work-dir', help='folder for logs, checkpoints and results')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='override settings of the config, as key=value; lists as key="[a,b]" or key=a,b',
-    )
+    add_cfg_options(parser)
     parser.add_argument(
         '--launcher',
         choices=['none', 'pytorch', 'slurm', 'mpi'],
@@ -38,13 +35,34 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     return parser
 
 
+def add_cfg_options(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--cfg-options``, as OpenMMLab's tools have it."""
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='override settings of the config, as key=value; lists as key="[a,b]" or key=a,b',
+    )
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--device`` to a program that measures; by default a GPU if there is one."""
+    devices = ['cpu', 'cuda'] if torch.cuda.is_available() else ['cpu']
+    parser.add_argument(
+        '--device', choices=devices, default=devices[-1], help='where to run; a GPU if there is one'
+    )
+
+
+def log_errors_only() -> None:
+    """Silences the notices of models that a program builds; called before it builds any."""
+    MMLogger.get_instance('mmvanilla', log_level='ERROR')
+
+
 def load_config(args: argparse.Namespace) -> Config:
     """The config with the common command-line options merged in."""
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    cfg = read_config(args.config)
+    cfg = read_config(args.config, args.cfg_options)
     cfg.launcher = args.launcher
-    if args.cfg_options is not None:
-        cfg.merge_from_dict(args.cfg_options)
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
@@ -52,8 +70,8 @@ def load_config(args: argparse.Namespace) -> Config:
     return cfg
 
 
-def read_config(path: Union[str, Path]) -> Config:
-    """Reads a config file.
+def read_config(path: Union[str, Path], options: Optional[dict] = None) -> Config:
+    """Reads a config file, and merges in what ``--cfg-options`` gave.
 
     Raises:
         UsageError: if it does not exist, or if a package that its bases are in is not installed.
@@ -63,7 +81,7 @@ def read_config(path: Union[str, Path]) -> Config:
     try:
         with warnings.catch_warnings():  # which mmengine raises anew for each base of a package
             warnings.filterwarnings('ignore', 'pkg_resources is deprecated', UserWarning)
-            return Config.fromfile(path)
+            cfg = Config.fromfile(path)
     except ModuleNotFoundError as error:
         if error.name == 'pkg_resources':
             raise UsageError(
@@ -75,6 +93,8 @@ def read_config(path: Union[str, Path]) -> Config:
             mend = f' (pip install -e ".[{extra}]" in the folder of mmvanilla)' if extra else ''
             raise UsageError(f'config {path} cannot be read: {error}{mend}.') from None
         raise
+    cfg.merge_from_dict(options or {})
+    return cfg
 
 
 @contextmanager

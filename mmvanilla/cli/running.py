@@ -1,7 +1,9 @@
 """Building what a config describes, and running it."""
 
+import json
 import os
-from typing import Any, Dict, Optional
+from pathlib import Path
+from typing import Any, Dict, List, Optional
 
 import torch
 from mmengine.config import Config
@@ -83,6 +85,12 @@ def build_model(cfg: Config) -> nn.Module:
         cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
     drop_pretrained(cfg)
     return MODELS.build(cfg.model)
+
+
+def read_log(work_dir: Path) -> List[Dict[str, Any]]:
+    """The lines of a run's log, each the losses of some iterations or the metrics of an epoch."""
+    (log,) = work_dir.glob('*/vis_data/scalars.json')
+    return [json.loads(line) for line in log.read_text().splitlines()]
 
 
 def evaluate(

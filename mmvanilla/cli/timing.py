@@ -19,11 +19,25 @@ def time_by_turns(
         functions: What to time.
         rounds: How often each is timed.
         warmup: How often each is called before.
-        device: On 'cuda' what they queue is waited for, and timed by the device's own events.
+        device: 'cuda' to wait for what the functions queue on the GPU.
     """
-    clock = _cuda_seconds if device == 'cuda' else _seconds
-    times = [[clock(function) for function in functions] for _ in range(warmup + rounds)]
+    wait = torch.cuda.synchronize if device == 'cuda' else lambda: None
+
+    def seconds(function: Callable[[], Any]) -> float:
+        wait()
+        start = time.perf_counter()
+        function()
+        wait()
+        return time.perf_counter() - start
+
+    times = [[seconds(function) for function in functions] for _ in range(warmup + rounds)]
     return [median(mine) for mine in zip(*times[warmup:])]
+
+
+def describe_machine(device: str) -> str:
+    """Device, threads and torch version: what stands beside figures that were measured."""
+    threads = f', {torch.get_num_threads()} threads' if device == 'cpu' else ''
+    return f'{name_device(device)}{threads}, torch {torch.__version__}'
 
 
 def name_device(device: str) -> str:
@@ -32,19 +46,3 @@ def name_device(device: str) -> str:
         return torch.cuda.get_device_name()
     found = re.search(r'Model name:\s*(.+)', collect_env.get_cpu_info(collect_env.run) or '')
     return found[1] if found else platform.machine()
-
-
-def _seconds(function: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
-
-
-def _cuda_seconds(function: Callable[[], Any]) -> float:
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    torch.cuda.synchronize()
-    start.record()
-    function()
-    end.record()
-    end.synchronize()
-    return start.elapsed_time(end) / 1000

@@ -1,1 +1,1 @@
-"""Fused networks: files of them, ONNX, and fast inference."""
+"""Fused networks: files of them, and fast inference."""

@@ -3,6 +3,7 @@
 import shutil
 from importlib.util import find_spec
 
+import onnx_export
 import onnxruntime
 import pytest
 import torch
@@ -15,7 +16,6 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
 from mmvanilla.checkpoint import load_checkpoint
-from mmvanilla.deployment import onnx_export
 
 TOOL = 'tools/deploy.py'
 NARROW_CLASSIFIER = [

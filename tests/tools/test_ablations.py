@@ -1,9 +1,9 @@
-"""The rows of the paper's Tables 1 to 3: their configs, and `make evidence`, small."""
+"""The rows of the paper's Tables 1 to 3: their configs, and `make evidence`, in small."""
 
 import json
-import sys
 from statistics import mean
 
+import ablations
 import pytest
 import torch
 from helpers.networks import randomize, relative_error
@@ -24,10 +24,7 @@ from mmvanilla.checkpoint import load_checkpoint
 from mmvanilla.models import DeepConv
 from mmvanilla.models.folding.network import check_fused
 
-sys.path.insert(0, str(ROOT / 'tools'))
-import evidence
-
-ROWS = evidence.read_rows([1, 2, 3])
+ROWS = ablations.read_rows([1, 2, 3])
 CONFIGS = list({row['config']: None for row in ROWS})
 # What the techniques make of a network: pairs, and activations of which series number.
 PAIRS = {'VanillaNet-6': 6, 'AlexNet': 5, 'ResNet-50': 53}
@@ -108,7 +105,7 @@ def test_row_is_what_it_says(row, scale):
         cfg = Config.fromfile(ROOT / row['config'])
         decay = cfg.custom_hooks[0].decay_epochs
     else:
-        cfg = evidence.digits_config(ROOT / row['config'], 7)
+        cfg = ablations.digits_config(ROOT / row['config'], 7)
         assert cfg.randomness.seed == 7
         decay = cfg.custom_hooks[0].decay_iters / 100
     assert decay == pytest.approx(cfg.train_cfg.max_epochs / 3 if deep else 0, abs=0.4)
@@ -142,7 +139,7 @@ PAPER = {'a': 70.0, 'b': 75.0, 'c': 76.0, 'd': 77.0}
 
 def test_verdicts():
     rows = {'a': [50.0, 52.0], 'b': [70.0, 72.0], 'c': [69.0, 75.0], 'd': [40.0, 42.0]}
-    compared = evidence.compare(rows, PAPER)
+    compared = ablations.compare(rows, PAPER)
     assert [line[0] for line in compared] == ['d > c', 'c > b', 'b > a']
     assert [line[1] for line in compared] == [1, 1, 5]
     assert [line[2] for line in compared] == [-31, 1, 20]
@@ -157,20 +154,20 @@ def test_verdicts():
 
 @pytest.mark.filterwarnings('error')
 def test_verdict_without_deviation():
-    (line,) = evidence.compare({'a': [50.0, 50.0], 'b': [60.0, 60.0]}, PAPER)
+    (line,) = ablations.compare({'a': [50.0, 50.0], 'b': [60.0, 60.0]}, PAPER)
     assert line[2:] == (10, 'not decided (p = nan)')
 
 
 def test_report_and_picture(tmp_path):
     found = {config: [60.0 + i, 61.0 + i, 62.5 + i] for i, config in enumerate(CONFIGS)}
-    text = evidence.report(ROWS, found)
+    text = ablations.report(ROWS, found)
     for row in ROWS:
         values = found[row['config']]
         assert f'| {row["row"]} | {row["top-1"]} | {mean(values):.2f} ± 1.26 |' in text
     assert 'VanillaNet-6: n = 4 > n = 3 | 0.07 |' in text
     assert '| gain of VanillaNet-6 > gain of AlexNet | 10.71 |' in text
     assert '| gain of AlexNet > gain of ResNet-50 | 5.93 |' in text
-    evidence.draw(ROWS, found, tmp_path / 'a.png')
+    ablations.draw(ROWS, found, tmp_path / 'a.png')
     assert (tmp_path / 'a.png').stat().st_size > 10_000
 
 
@@ -182,7 +179,7 @@ def test_runs_and_goes_on(run_tool, tmp_path, monkeypatch, capsys):
         tmp_path / 'data',
         *('--cluttered', '--num-train=64', '--num-val=20'),
     )
-    read = evidence.read_config
+    read = ablations.read_config
 
     def read_small(path):
         cfg = read(path)
@@ -191,32 +188,32 @@ def test_runs_and_goes_on(run_tool, tmp_path, monkeypatch, capsys):
                 cfg[f'{name}_dataloader'].dataset.data_root = str(tmp_path / 'data')
         return cfg
 
-    monkeypatch.setattr(evidence, 'read_config', read_small)
-    monkeypatch.setattr(evidence, 'ITERS_PER_EPOCH', 1)
-    monkeypatch.setattr(evidence, 'WORK_DIR', tmp_path / 'runs')
+    monkeypatch.setattr(ablations, 'read_config', read_small)
+    monkeypatch.setattr(ablations, 'ITERS_PER_EPOCH', 1)
+    monkeypatch.setattr(ablations, 'WORK_DIR', tmp_path / 'runs')
     configs = [CONFIGS[0], ROWS[5]['config']]
-    left = tmp_path / f'runs/{evidence.Path(configs[0]).stem}_0/20260101_000000/vis_data'
+    left = tmp_path / f'runs/{ablations.Path(configs[0]).stem}_0/20260101_000000/vis_data'
     left.mkdir(parents=True)
     (left / 'scalars.json').touch()  # by a run that was killed
-    found = evidence.train_all(configs, 1, 2)
+    found = ablations.train_all(configs, 1, 2)
     for config in configs:
-        folder = tmp_path / f'runs/{evidence.Path(config).stem}_0'
+        folder = tmp_path / f'runs/{ablations.Path(config).stem}_0'
         assert json.loads((folder / 'results.json').read_text())['top1'] == found[config][0]
         assert (folder / 'epoch_9_deploy.pth').exists()
-    monkeypatch.setattr(evidence.subprocess, 'run', None)  # would fail
-    assert evidence.train_all(configs, 1, 2) == found
-    monkeypatch.setattr(evidence, 'sources', lambda: 'other code')
+    monkeypatch.setattr(ablations.subprocess, 'run', None)  # would fail
+    assert ablations.train_all(configs, 1, 2) == found
+    monkeypatch.setattr(ablations, 'sources', lambda: 'other code')
     with pytest.raises(TypeError):  # so they would be run again
-        evidence.train_all(configs, 1, 2)
+        ablations.train_all(configs, 1, 2)
 
 
 def test_failed_run_names_its_log(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(evidence, 'WORK_DIR', tmp_path)
-    monkeypatch.setattr(evidence.sys, 'executable', '/bin/false')
-    monkeypatch.setattr(evidence, 'check_data', lambda *args: None)
+    monkeypatch.setattr(ablations, 'WORK_DIR', tmp_path)
+    monkeypatch.setattr(ablations.sys, 'executable', '/bin/false')
+    monkeypatch.setattr(ablations, 'check_data', lambda *args: None)
     with pytest.raises(SystemExit, match=r'error: training failed: see .*_0\.\w+/log.txt'):
-        evidence.train_all(CONFIGS[:1], 1, 1)
+        ablations.train_all(CONFIGS[:1], 1, 1)
 
 
 def test_interrupted(monkeypatch):
@@ -224,20 +221,20 @@ def test_interrupted(monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(evidence, 'train', interrupt)
-    monkeypatch.setattr(evidence, 'check_data', lambda *args: None)
+    monkeypatch.setattr(ablations, 'train', interrupt)
+    monkeypatch.setattr(ablations, 'check_data', lambda *args: None)
     with pytest.raises(SystemExit, match='Stopped. Runs that had ended are kept'):
-        evidence.train_all(CONFIGS[:1], 1, 1)
+        ablations.train_all(CONFIGS[:1], 1, 1)
 
 
 def test_one_seed_is_refused(run_tool, capsys):
     with pytest.raises(SystemExit):
-        run_tool('tools/evidence.py', '--seeds', '1')
+        run_tool('tools/paper/ablations.py', '--seeds', '1')
     assert '--seeds takes 2 or more' in capsys.readouterr().err
 
 
 def test_data_are_asked_for_first(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(evidence, 'DIGITS_CONFIGS', ROOT / 'configs/digits')
+    monkeypatch.setattr(ablations, 'DIGITS_CONFIGS', ROOT / 'configs/digits')
     with pytest.raises(UsageError, match='no data at data/digits_cluttered/train'):
-        evidence.train_all([ROOT / CONFIGS[0]], 2, 1)
+        ablations.train_all([ROOT / CONFIGS[0]], 2, 1)

@@ -1,13 +1,9 @@
 """The baseline of the benchmark, against the authors' implementation."""
 
-import sys
-
 import pytest
 import torch
 from helpers.networks import relative_error
 from helpers.programs import ROOT
-
-sys.path.insert(0, str(ROOT / 'tools/analysis_tools'))
 from plain_vanillanet import PlainVanillaNet
 
 

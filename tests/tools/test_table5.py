@@ -1,59 +1,50 @@
 """Table 5 of the paper: sizes of the four models, and the tool that puts all beside the paper."""
 
-import importlib
 import json
 import sys
 
 import pytest
+import table5
 import torch
 from helpers.narrow_detector import narrow_options
-from helpers.programs import ROOT
 from mmengine.registry import MODELS, init_default_scope
 
 from mmvanilla import UsageError
 
 
-@pytest.fixture(scope='module')
-def table5():
-    sys.path.insert(0, str(ROOT / 'tools/analysis_tools'))
-    yield importlib.import_module('table5')
-    sys.path.pop(0)
-
-
-def test_parameters(table5):
+def test_parameters():
     """The paper's (n = 3) and the authors' repository's (n = 4), to one unit of the last digit."""
     init_default_scope('mmdet')
-    for name, series_number, millions, *_ in table5.PUBLISHED:
-        cfg = table5.make_config(name, series_number, {})
-        if series_number is not None:
+    for row in table5.PUBLISHED:
+        cfg = table5.make_config(row)
+        if row['series number']:
             cfg.model.backbone.deploy = True
         # Swin computes numbers while it is built; ours needs none.
-        with torch.device('cpu' if series_number is None else 'meta'):
+        with torch.device('meta' if row['series number'] else 'cpu'):
             count = sum(p.numel() for p in MODELS.build(cfg.model).parameters()) / 1e6
-        assert abs(count - millions) <= 0.1, (name, series_number, count)
+        assert abs(count - float(row['parameters (M)'])) <= 0.1, (row, count)
 
 
 @pytest.mark.slow
-def test_macs(table5):
+def test_macs():
     """Within 1% of what was published."""
-    for name, series_number, _, flops, *_ in table5.PUBLISHED:
-        cfg = table5.make_config(name, series_number, {})
-        found = table5.count(cfg, table5.PAPER_SHAPE, deploy=True)
+    for row in table5.PUBLISHED:
+        found = table5.count(table5.make_config(row), table5.PAPER_SHAPE, deploy=True)
         # This one was counted with attention's products: 266.6, and 263.4 without.
-        whole = name == 'mask_rcnn_swin-t_coco'
+        whole = row['config'] == 'configs/coco/mask_rcnn_swin-t_coco.py'
         macs = (found['macs'] if whole else table5.layer_macs(found)) / 1e9
-        assert macs == pytest.approx(flops, rel=0.01), (name, series_number)
+        assert macs == pytest.approx(float(row['FLOPs (G)']), rel=0.01), row
 
 
 @pytest.fixture(scope='module')
-def narrow_configs(table5, digits):
+def narrow_configs(digits):
     init_default_scope('mmdet')
     options = {
         'model.backbone': dict(widen_factor=1 / 64),
         'test_dataloader.dataset.data_root': f'{digits}/',
         'test_evaluator.ann_file': str(digits / 'annotations/instances_val2017.json'),
     }
-    return [table5.make_config(*row[:2], options) for row in table5.PUBLISHED]
+    return [table5.make_config(row, options) for row in table5.PUBLISHED]
 
 
 @pytest.mark.parametrize(
@@ -68,14 +59,15 @@ def narrow_configs(table5, digits):
         ('retinanet_vanillanet13', 'none.pth', 'none.pth does not exist'),
     ],
 )
-def test_checkpoints_of_others(config, file, message, table5, narrow_configs, trained):
+def test_checkpoints_of_others(config, file, message, narrow_configs, trained):
     with pytest.raises(UsageError, match=message):
         table5.find_rows([(config, str(trained / file))], narrow_configs)
 
 
-def test_table(trained, digits, table5, monkeypatch, capsys, tmp_path):
+def test_table(trained, digits, monkeypatch, capsys, tmp_path):
     """One row, a narrow detector's, with FPS and the AP of its checkpoint."""
-    monkeypatch.setattr(table5, 'PUBLISHED', [('retinanet_vanillanet13', 4, 1, 2, 3, 4, None)])
+    row = dict(zip(table5.PUBLISHED[0], [table5.PUBLISHED[2]['config'], *'41234', '']))
+    monkeypatch.setattr(table5, 'PUBLISHED', [row])
     argv = ['table5.py', '--fps-shape', '64', '96', '--rounds', '2']
     argv += ['--checkpoint', 'retinanet_vanillanet13', str(trained / 'epoch_3_deploy.pth')]
     monkeypatch.setattr(sys, 'argv', argv + narrow_options(digits))

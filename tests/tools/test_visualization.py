@@ -14,7 +14,7 @@ from mmpretrain.registry import MODELS
 
 from mmvanilla import switch_to_deploy
 
-FIGURE1 = 'tools/visualization/draw_architecture.py'
+FIGURE1 = 'tools/paper/figure1.py'
 FIGURE2 = 'tools/visualization/vis_cam.py'
 VANILLANET = 'configs/digits/vanillanet-6_cluttered.py'
 RESNET = 'configs/digits/resnet-50_cluttered.py'
@@ -51,7 +51,7 @@ def test_architecture_with_shortcuts(run_tool, tmp_path):
 
 def test_architecture_of_something_else(monkeypatch, tmp_path):
     options = ['--out', tmp_path / 'a.png']
-    message = fail('visualization/draw_architecture', RESNET, *options, monkeypatch=monkeypatch)
+    message = fail('paper/figure1', RESNET, *options, monkeypatch=monkeypatch)
     assert 'not of a classifier with a VanillaNet' in message
 
 

@@ -20,9 +20,7 @@ from typing import Any, Callable, Dict, Iterator, List, Tuple
 import mmpretrain
 import torch
 import torch.nn.functional as F
-from mmengine.logging import MMLogger
 from plain_vanillanet import PlainVanillaNet
-from table4 import draw_figure3, read_table4
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -34,9 +32,9 @@ from mmvanilla import (
     switch_to_deploy,
 )
 from mmvanilla.checkpoint import replace_when_whole
-from mmvanilla.cli.figures import figure_file
-from mmvanilla.cli.options import one_sentence_errors
-from mmvanilla.cli.timing import name_device, time_by_turns
+from mmvanilla.cli.options import add_device, log_errors_only, one_sentence_errors
+from mmvanilla.cli.tables import print_table
+from mmvanilla.cli.timing import describe_machine, time_by_turns
 from mmvanilla.errors import UsageError
 
 M_MMAP_THRESHOLD = -3  # of malloc.h
@@ -45,30 +43,20 @@ OURS = re.compile(r'vanillanet-(.+)_in1k')
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('models', nargs='*', help='names that mmpretrain.list_models() gives')
-    parser.add_argument(
-        '--table4',
-        action='store_true',
-        help="the models of the paper's Table 4, beside its figures",
-    )
+    parser.add_argument('models', nargs='+', help='names that mmpretrain.list_models() gives')
     parser.add_argument(
         '--forms',
         nargs='+',
         choices=FORMS,
         help='by default training: plain deep merged; inference: plain-deploy deploy optimized '
-        'optimized-bf16; --table4: deep deploy optimized',
+        'optimized-bf16',
     )
     parser.add_argument('--task', choices=['inference', 'training'], default='inference')
     parser.add_argument('--batch-size', type=int, nargs='+', default=[1])
     parser.add_argument('--shape', type=int, nargs=2, default=(224, 224), metavar=('H', 'W'))
     parser.add_argument('--rounds', type=int, default=10, help='how often each is timed')
-    parser.add_argument('--device', choices=['cpu', 'cuda'], help='a GPU if there is one')
+    add_device(parser)
     parser.add_argument('--csv', type=Path, help='file for the figures')
-    parser.add_argument(
-        '--figure3',
-        type=figure_file,
-        help="file (.png, .svg) for the paper's Figure 3, with --table4",
-    )
     return parser.parse_args()
 
 
@@ -111,10 +99,13 @@ FORMS: Dict[str, Callable[[nn.Module, str], nn.Module]] = {
     'optimized-bf16': partial(optimize_for_inference, dtype=torch.bfloat16),
 }
 DEFAULT_FORMS = {
-    'table4': ['deep', 'deploy', 'optimized'],
     'training': ['plain', 'deep', 'merged'],
     'inference': ['plain-deploy', 'deploy', 'optimized', 'optimized-bf16'],
 }
+HEAD = (
+    *('model', 'form', 'task', 'batch size', 'ms', 'images/s', 'times faster', 'peak MiB'),
+    *('of the memory', 'error'),
+)
 NOT_FOR_TRAINING = ('plain-deploy', 'deploy', 'optimized', 'optimized-bf16')
 OURS_ALONE = ('plain', 'plain-deploy', 'merged')
 
@@ -143,7 +134,7 @@ def resident(kind: str) -> float:
 
 def measure_memory(name: str, form: str, size: Tuple[int, ...], task: str, device: str) -> float:
     """Peak memory (MiB) of a form's weights and two steps; in a process of its own."""
-    MMLogger.get_instance('benchmark', log_level='ERROR')
+    log_errors_only()
     if device == 'cpu':  # what is freed is given back, not held for later
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**20)
     with torch.device('meta'):
@@ -178,8 +169,8 @@ def time_forms(
 
 def benchmark(
     name: str, forms: List[str], size: Tuple[int, ...], task: str, rounds: int, device: str
-) -> List[Dict[str, Any]]:
-    """One row for each form of a model: milliseconds, images per second, memory, error."""
+) -> List[List[str]]:
+    """One row of ``HEAD`` for each form of a model."""
     seconds, outputs = time_forms(name, forms, size, task, rounds, device)
     scale = outputs[0].abs().max()
     gc.collect()
@@ -189,62 +180,26 @@ def benchmark(
             pool.submit(measure_memory, name, form, size, task, device).result() for form in forms
         ]
     return [
-        {
-            'model': name,
-            'form': form,
-            'task': task,
-            'batch size': size[0],
-            'ms': f'{1000 * seconds[i]:.4g}',
-            'images/s': f'{size[0] / seconds[i]:.4g}',
-            'times faster': f'{seconds[0] / seconds[i]:.2f}',
-            'peak MiB': f'{memory[i]:.0f}',
-            'of the memory': f'{memory[i] / memory[0]:.2f}',
-            'error': f'{((outputs[i] - outputs[0]).abs().max() / scale).item():.1e}',
-        }
+        [
+            *(name, form, task, str(size[0])),
+            f'{1000 * seconds[i]:.4g}',
+            f'{size[0] / seconds[i]:.4g}',
+            f'{seconds[0] / seconds[i]:.2f}',
+            f'{memory[i]:.0f}',
+            f'{memory[i] / memory[0]:.2f}',
+            f'{((outputs[i] - outputs[0]).abs().max() / scale).item():.1e}',
+        ]
         for i, form in enumerate(forms)
     ]
 
 
-def benchmark_table4(
-    forms: List[str], size: Tuple[int, ...], rounds: int, device: str
-) -> Iterator[Dict[str, Any]]:
-    """The paper's rows, with the milliseconds of each form; '' for models that mmpretrain lacks."""
-    for row in read_table4():
-        seconds = [None] * len(forms)
-        if name := row.pop('mmpretrain'):
-            seconds, _ = time_forms(name, forms, size, 'inference', rounds, device)
-            gc.collect()
-        yield row | {
-            f'{form} (ms)': '' if mine is None else f'{1000 * mine:.4g}'
-            for form, mine in zip(forms, seconds, strict=True)
-        }
-
-
-def rows_of(args: argparse.Namespace, device: str) -> Iterator[Dict[str, Any]]:
-    """The rows of the table that was asked for, as they come."""
-    for batch_size in args.batch_size:
-        size = (batch_size, 3, *args.shape)
-        if args.table4:
-            yield from benchmark_table4(args.forms, size, args.rounds, device)
-        for name in args.models:
-            yield from benchmark(name, args.forms, size, args.task, args.rounds, device)
-
-
 def check(args: argparse.Namespace) -> None:
-    """Raises UsageError for models, forms and options that do not go together."""
-    if bool(args.models) == args.table4:
-        raise UsageError('name models of mmpretrain.list_models(), or give --table4.')
-    if args.table4 and (args.task != 'inference' or len(args.batch_size) > 1):
-        raise UsageError('--table4 is of inference, at one batch size: leave --task out.')
-    if args.figure3 and not args.table4:
-        raise UsageError('--figure3 draws what --table4 measures: give that too.')
+    """Raises UsageError for models and forms that do not go together."""
     known = set(mmpretrain.list_models())
     for name in args.models:
         if name not in known:
             raise UsageError(f'{name} is none of mmpretrain.list_models().')
     others = [name for name in args.models if not OURS.fullmatch(name)]
-    if args.table4:
-        others = ['a peer']
     for form in args.forms:
         if args.task == 'training' and form in NOT_FOR_TRAINING:
             raise UsageError(f'form {form} cannot be trained: leave it out.')
@@ -254,27 +209,30 @@ def check(args: argparse.Namespace) -> None:
 
 def main() -> None:
     args = parse_args()
-    args.forms = args.forms or DEFAULT_FORMS['table4' if args.table4 else args.task]
+    args.forms = args.forms or DEFAULT_FORMS[args.task]
     check(args)
-    MMLogger.get_instance('benchmark', log_level='ERROR')  # the models' own notices
-    device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
+    log_errors_only()
     print(
-        f'{name_device(device)}, {torch.get_num_threads()} threads, torch {torch.__version__}, '
-        f'images of {args.shape[0]}x{args.shape[1]}, medians of {args.rounds}\n'
+        f'{describe_machine(args.device)}, images of {args.shape[0]}x{args.shape[1]}, medians of '
+        f'{args.rounds}\n',
+        flush=True,
     )
     rows = []
-    for row in rows_of(args, device):
-        if not rows:
-            print(f'| {" | ".join(row)} |\n|{" --- |" * len(row)}')
-        rows.append(row)
-        print(f'| {" | ".join(map(str, row.values()))} |', flush=True)
+
+    def cells() -> Iterator[List[str]]:
+        for batch_size in args.batch_size:
+            size = (batch_size, 3, *args.shape)
+            for name in args.models:
+                found = benchmark(name, args.forms, size, args.task, args.rounds, args.device)
+                rows.extend(found)
+                yield from found
+
+    print_table(HEAD, cells())
     if args.csv:
         with replace_when_whole(args.csv) as temporary, open(temporary, 'w', newline='') as file:
-            writer = csv.DictWriter(file, rows[0])
-            writer.writeheader()
+            writer = csv.writer(file)
+            writer.writerow(HEAD)
             writer.writerows(rows)
-    if args.figure3:
-        draw_figure3(rows, f'{args.forms[-1]} (ms)', f'{name_device(device)} (here)', args.figure3)
 
 
 if __name__ == '__main__':

@@ -16,6 +16,7 @@ import torch
 
 from mmvanilla import VanillaNet
 from mmvanilla.cli.options import one_sentence_errors
+from mmvanilla.cli.timing import describe_machine
 
 ROUNDS = 3
 STEPS = 3
@@ -64,7 +65,7 @@ def main() -> None:
     memory, seconds = zip(*(map(median, zip(*mine)) for mine in found.values()))
     print(
         f'VanillaNet-{args.arch}, {args.batch_size} images of {size[2]}x{size[3]}, '
-        f'{torch.get_num_threads()} threads, torch {torch.__version__}\n'
+        f'{describe_machine("cpu")}\n'
         f'with_cp=False  {memory[0]:.0f} MiB, {seconds[0]:.2f} s a step\n'
         f'with_cp=True   {memory[1]:.0f} MiB, {seconds[1]:.2f} s a step\n'
         f'               {memory[1] / memory[0]:.2f} of the memory, '

@@ -4,22 +4,30 @@ Prints a Markdown table; with --deploy beside the paper's figures (Table 4) for 
 """
 
 import argparse
+from itertools import chain
 from pathlib import Path
-from typing import Dict, List, Optional, Tuple
+from typing import Dict, Iterator, List, Optional, Tuple
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.fileio import load
-from mmengine.logging import MMLogger
 from mmengine.registry import MODELS, init_default_scope
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmvanilla import switch_to_deploy
-from mmvanilla.cli.options import one_sentence_errors, read_config
+from mmvanilla.cli.options import (
+    add_cfg_options,
+    log_errors_only,
+    one_sentence_errors,
+    read_config,
+)
+from mmvanilla.cli.tables import print_table
 from mmvanilla.model_index import find_root
 from mmvanilla.models.folding.foldable import named_foldables
 from mmvanilla.models.folding.network import deep_convs
 
+HEAD = ['config', 'image', 'parameters (M)', 'MACs (G)', 'depth']
+OF_PAPER = ['paper: parameters (M)', 'paper: FLOPs (G)', 'paper: depth']
 SHAPES = {'mmdet': (1280, 800), 'mmseg': (512, 512)}  # others 224x224
 
 
@@ -33,9 +41,7 @@ def parse_args() -> argparse.Namespace:
         nargs='+',
         help="height and width of the image, or one number; 224, detectors 1280 800 as the paper's",
     )
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, help='override settings of the configs'
-    )
+    add_cfg_options(parser)
     args = parser.parse_args()
     if args.shape and len(args.shape) > 2:
         parser.error('--shape takes a height and a width')
@@ -97,17 +103,12 @@ def find_paper_figures(config: Path) -> Dict[str, int]:
     return {}
 
 
-def make_table(
-    configs: List[Path], shape: Optional[Tuple[int, int]], deploy: bool, options: dict
-) -> List[str]:
-    """Lines of a Markdown table, one row per config."""
-    head = ['config', 'image', 'parameters (M)', 'MACs (G)', 'depth']
-    if deploy:
-        head += [f'paper: {what}' for what in ('parameters (M)', 'FLOPs (G)', 'depth')]
-    rows = [head, ['---'] * len(head)]
+def make_rows(
+    configs: List[Path], shape: Optional[Tuple[int, int]], deploy: bool, options: Optional[dict]
+) -> Iterator[List[str]]:
+    """A row of the table for each config."""
     for path in configs:
-        cfg = read_config(path)
-        cfg.merge_from_dict(options)
+        cfg = read_config(path, options)
         size = shape or SHAPES.get(cfg.get('default_scope'), (224, 224))
         found = count(cfg, size, deploy)
         row = [
@@ -125,17 +126,17 @@ def make_table(
                 f'{paper["FLOPs"] / 1e9:.1f}' if paper else '',
                 str(paper.get('Depth', '')),
             ]
-        rows.append(row)
-    return [f'| {" | ".join(row)} |' for row in rows]
+        yield row
 
 
 def main() -> None:
     args = parse_args()
     shape = tuple(args.shape * 2)[:2] if args.shape else None
-    MMLogger.get_instance('get_flops', log_level='ERROR')  # the models' own notices
+    log_errors_only()
     configs = [Path(path) for path in args.config]
-    for line in make_table(configs, shape, args.deploy, args.cfg_options or {}):
-        print(line)
+    rows = make_rows(configs, shape, args.deploy, args.cfg_options)
+    first = next(rows)  # what may be wrong is said before the head
+    print_table(HEAD + OF_PAPER if args.deploy else HEAD, chain([first], rows))
 
 
 if __name__ == '__main__':

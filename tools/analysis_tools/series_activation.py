@@ -11,8 +11,8 @@ from typing import Callable, Dict, Tuple
 import torch
 from torch import Tensor, nn
 
-from mmvanilla.cli.options import one_sentence_errors
-from mmvanilla.cli.timing import name_device, time_by_turns
+from mmvanilla.cli.options import add_device, one_sentence_errors
+from mmvanilla.cli.timing import describe_machine, time_by_turns
 from mmvanilla.errors import UsageError
 
 # Channels and size of the maps in VanillaNet-13, for a 224x224 image.
@@ -28,7 +28,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--act-num', type=int, default=3, help='the series number n')
     parser.add_argument('--dtypes', nargs='+', choices=DTYPES, default=['float32'])
     parser.add_argument('--rounds', type=int, default=10, help='how often each is timed')
-    parser.add_argument('--device', choices=['cpu', 'cuda'], help='a GPU if there is one')
+    add_device(parser)
     return parser.parse_args()
 
 
@@ -64,12 +64,12 @@ def make_passes(part: nn.Module, x: Tensor) -> Dict[str, Callable[[], object]]:
 
 def main() -> None:
     args = parse_args()
-    device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
+    device = args.device
     if device == 'cpu' and 'float16' in args.dtypes:
         raise UsageError('float16 is for GPUs: choose float32 or bfloat16.')
     print(
-        f'{name_device(device)}, {torch.get_num_threads()} threads, torch {torch.__version__}, '
-        f'batch {args.batch_size}, n = {args.act_num}, medians of {args.rounds}'
+        f'{describe_machine(device)}, batch {args.batch_size}, n = {args.act_num}, medians of '
+        f'{args.rounds}'
     )
     for name in args.dtypes:
         dtype = DTYPES[name]

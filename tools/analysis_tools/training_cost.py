@@ -6,20 +6,25 @@ images is not part of it. With --tflops also for other devices, by the arithmeti
 
 import argparse
 from functools import partial
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 import torch
 from get_flops import SHAPES
 from mmengine.config import Config
-from mmengine.logging import MMLogger
 from mmengine.optim import build_optim_wrapper
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmvanilla import UsageError
-from mmvanilla.cli.options import one_sentence_errors, read_config
+from mmvanilla.cli.options import (
+    add_device,
+    log_errors_only,
+    one_sentence_errors,
+    read_config,
+)
 from mmvanilla.cli.running import build_model
-from mmvanilla.cli.timing import name_device, time_by_turns
+from mmvanilla.cli.tables import print_table
+from mmvanilla.cli.timing import describe_machine, time_by_turns
 from mmvanilla.config import nested_dicts
 
 # Training images of data sets, by where they lie; of COCO those that show an object.
@@ -37,7 +42,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--tflops', type=float, help='Tflop/s that a device is assumed to sustain in training'
     )
-    parser.add_argument('--device', choices=['cpu', 'cuda'], help='a GPU if there is one')
+    add_device(parser)
     parser.add_argument(
         '--images', type=int, help='training images of the data set, if not ImageNet or COCO'
     )
@@ -82,17 +87,17 @@ def make_model(cfg: Config) -> nn.Module:
     return model.train()
 
 
-def measure(cfg: Config, args: argparse.Namespace, device: str) -> Dict[str, float]:
+def measure(cfg: Config, args: argparse.Namespace) -> Dict[str, float]:
     """Images a second, and Gflop of forward and backward pass for an image, of a config's steps."""
     shape = tuple(args.shape or SHAPES.get(cfg.default_scope, (224, 224)))
-    model = make_model(cfg).to(device)
+    model = make_model(cfg).to(args.device)
     batch = make_batch(cfg, args.batch_size, shape)
     step = partial(model.train_step, batch, build_optim_wrapper(model, cfg.optim_wrapper))
     # Torch's counter takes the gradients of depthwise convolutions for those of dense ones; the
     # backward pass is twice the forward.
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(**model.data_preprocessor(batch, training=True), mode='loss')
-    (seconds,) = time_by_turns([step], args.rounds, warmup=1, device=device)
+    (seconds,) = time_by_turns([step], args.rounds, warmup=1, device=args.device)
     return dict(
         images_per_second=args.batch_size / seconds,
         gflop=3 * counter.get_total_flops() / args.batch_size / 1e9,
@@ -104,27 +109,10 @@ def write_hours(hours: float) -> str:
     return f'{float(f"{hours:.3g}"):.10g}'
 
 
-def main() -> None:
-    args = parse_args()
-    MMLogger.get_instance('training_cost', log_level='ERROR')  # the models' own notices
-    device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
-    configs = {path: read_config(path) for path in args.config}
+def make_rows(configs: Dict[str, Config], args: argparse.Namespace) -> Iterator[List[Any]]:
+    """A row of the table for each config."""
     for path, cfg in configs.items():
-        if not (args.images or count_images(cfg)):
-            raise UsageError(
-                f'{path} is of neither ImageNet nor COCO: give --images, their number.'
-            )
-    threads = f', {torch.get_num_threads()} threads' if device == 'cpu' else ''
-    print(
-        f'{name_device(device)}{threads}, torch {torch.__version__}, steps of {args.batch_size} '
-        f'images, medians of {args.rounds}\n'
-    )
-    head = [cell.format(gpus=f'{args.gpus} of these') for cell in HEAD]
-    if args.tflops:
-        head.append(f'hours on {args.gpus} of {args.tflops:g} Tflop/s')
-    print(f'| {" | ".join(head)} |\n|{" --- |" * len(head)}')
-    for path, cfg in configs.items():
-        found = measure(cfg, args, device)
+        found = measure(cfg, args)
         epochs = cfg.train_cfg.max_epochs
         images = (args.images or count_images(cfg)) * epochs
         hours = images / found['images_per_second'] / args.gpus / 3600
@@ -132,7 +120,27 @@ def main() -> None:
         row.append(write_hours(hours))
         if args.tflops:
             row.append(write_hours(images * found['gflop'] / 1e3 / args.tflops / args.gpus / 3600))
-        print(f'| {" | ".join(map(str, row))} |', flush=True)
+        yield row
+
+
+def main() -> None:
+    args = parse_args()
+    log_errors_only()
+    configs = {path: read_config(path) for path in args.config}
+    for path, cfg in configs.items():
+        if not (args.images or count_images(cfg)):
+            raise UsageError(
+                f'{path} is of neither ImageNet nor COCO: give --images, their number.'
+            )
+    print(
+        f'{describe_machine(args.device)}, steps of {args.batch_size} images, medians of '
+        f'{args.rounds}\n',
+        flush=True,
+    )
+    head = [cell.format(gpus=f'{args.gpus} of these') for cell in HEAD]
+    if args.tflops:
+        head.append(f'hours on {args.gpus} of {args.tflops:g} Tflop/s')
+    print_table(head, make_rows(configs, args))
 
 
 if __name__ == '__main__':

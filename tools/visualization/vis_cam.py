@@ -15,7 +15,6 @@ import torch
 from matplotlib.figure import Figure
 from mmengine.config import Config
 from mmengine.dataset import Compose, default_collate
-from mmengine.logging import MMLogger
 from mmengine.registry import TRANSFORMS
 from mmpretrain.registry import DATASETS
 from pytorch_grad_cam import GradCAMPlusPlus
@@ -26,7 +25,7 @@ from torch import Tensor, nn
 from mmvanilla import UsageError
 from mmvanilla.cli.checks import check_data
 from mmvanilla.cli.figures import figure_file, write_figure
-from mmvanilla.cli.options import one_sentence_errors, read_config
+from mmvanilla.cli.options import log_errors_only, one_sentence_errors, read_config
 from mmvanilla.cli.running import build_model
 from mmvanilla.models.loading.weights import load_weights, read_state_dict
 
@@ -208,7 +207,7 @@ def class_names(cfg: Config) -> Dict[int, str]:
 
 def main() -> None:
     args = parse_args()
-    MMLogger.get_instance('vis_cam', log_level='ERROR')  # the models' own notices
+    log_errors_only()
     torch.manual_seed(args.seed)
     networks = [
         Network(*network, layer=layer)

@@ -9,8 +9,8 @@ from typing import Dict, Tuple, Union
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint import replace_when_whole
-from ..errors import UsageError
+from mmvanilla.checkpoint import replace_when_whole
+from mmvanilla.errors import UsageError
 
 # What is checked: sizes of images, the last one no multiple of any stride, and of batches.
 SIZES = ((224, 224), (256, 192), (171, 331))

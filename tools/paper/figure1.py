@@ -10,13 +10,16 @@ from typing import List, NamedTuple, Tuple
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from mmengine.config import DictAction
-from mmengine.logging import MMLogger
 from torch import nn
 
 from mmvanilla import UsageError, VanillaNet
 from mmvanilla.cli.figures import figure_file, write_figure
-from mmvanilla.cli.options import one_sentence_errors, read_config
+from mmvanilla.cli.options import (
+    add_cfg_options,
+    log_errors_only,
+    one_sentence_errors,
+    read_config,
+)
 from mmvanilla.cli.running import build_model
 from mmvanilla.models.shortcut import ShortcutBlock
 
@@ -43,9 +46,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('config', help='config of a classifier')
     parser.add_argument('--out', type=figure_file, required=True, help='file (.png, .pdf, .svg)')
     parser.add_argument('--shape', type=int, default=224, help='side of the image')
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, help='override settings of the config'
-    )
+    add_cfg_options(parser)
     return parser.parse_args()
 
 
@@ -128,9 +129,8 @@ def draw(layers: List[Layer], title: str, classes: int, path: Path) -> None:
 
 def main() -> None:
     args = parse_args()
-    MMLogger.get_instance('draw_architecture', log_level='ERROR')  # the models' own notices
-    cfg = read_config(args.config)
-    cfg.merge_from_dict(args.cfg_options or {})
+    log_errors_only()
+    cfg = read_config(args.config, args.cfg_options)
     model = cfg.get('model') or {}
     parts = [model.get(name) or {} for name in ('backbone', 'head')]
     if str(parts[0].get('type')).split('.')[-1] != 'VanillaNet' or 'num_classes' not in parts[1]:

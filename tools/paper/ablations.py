@@ -6,7 +6,6 @@ the paper's, and which of the paper's orderings hold; writes them and the trends
 """
 
 import argparse
-import csv
 import hashlib
 import json
 import os
@@ -22,7 +21,6 @@ from statistics import mean, stdev
 from typing import Dict, List, Sequence, Tuple
 
 import torch
-from demo_steps import read_log
 from matplotlib.figure import Figure
 from mmengine.config import Config
 from scipy.stats import ttest_ind
@@ -32,6 +30,8 @@ from mmvanilla.checkpoint import replace_when_whole
 from mmvanilla.cli.checks import check_data
 from mmvanilla.cli.figures import write_figure
 from mmvanilla.cli.options import one_sentence_errors, read_config
+from mmvanilla.cli.running import read_log
+from mmvanilla.cli.tables import markdown_lines, read_table
 from mmvanilla.cli.timing import name_device
 
 WORK_DIR = Path('work_dirs/evidence')
@@ -68,8 +68,11 @@ def parse_args() -> argparse.Namespace:
 
 def read_rows(tables: Sequence[int]) -> List[Row]:
     """The rows of the paper's Tables 1 to 3, with the config of each."""
-    with open(Path(__file__).with_name('ablations.csv'), newline='') as file:
-        return [row for row in csv.DictReader(file) if int(row['table']) in tables]
+    return [
+        dict(row, table=str(table))
+        for table in tables
+        for row in read_table(Path(__file__).with_name(f'table{table}.csv'))
+    ]
 
 
 def digits_config(config: str, seed: int) -> Config:
@@ -184,12 +187,6 @@ def compare(rows: Rows, paper: Dict[str, float]) -> List[Tuple[str, float, float
     return compared
 
 
-def tabulate(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = [head, ['---'] * len(head), *rows]
-    return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
-
-
 def report(rows: Sequence[Row], found: Dict[str, List[float]]) -> str:
     """The tables and the orderings, as Markdown."""
     parts = []
@@ -207,8 +204,9 @@ def report(rows: Sequence[Row], found: Dict[str, List[float]]) -> str:
         ]
         head = ['network', 'row', 'paper: top-1', 'digits: top-1', 'by seed']
         parts.append(f'Table {table}, top-1 accuracy (%), mean ± deviation:')
-        parts.append(tabulate(head, lines))
-        parts.append(tabulate(['in the paper', 'by', 'digits: by', 'verdict'], order(own, found)))
+        parts.append('\n'.join(markdown_lines(head, lines)))
+        head = ['in the paper', 'by', 'digits: by', 'verdict']
+        parts.append('\n'.join(markdown_lines(head, order(own, found))))
     return '\n\n'.join(parts)
 
 

@@ -1,0 +1,125 @@
+"""What the demos share: training, fusing and evaluating as a user would, and reporting it."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Dict, NamedTuple, Sequence
+
+import cv2
+import numpy as np
+from matplotlib.figure import Figure
+
+from mmvanilla.checkpoint import latest_whole_checkpoint
+from mmvanilla.cli.figures import write_figure
+from mmvanilla.cli.running import read_log
+
+PREDICTIONS = 'predictions.pkl'
+
+
+class Run(NamedTuple):
+    """A training run with its last checkpoint and the fused one, and the metrics of both."""
+
+    folder: Path
+    minutes: float
+    trained: Path
+    fused: Path
+    metrics: Dict[str, float]
+    fused_metrics: Dict[str, float]
+
+
+def train_and_evaluate(config: str, folder: Path, *options: str) -> Run:
+    """Trains by a config, from scratch, and evaluates both checkpoints on the validation images.
+
+    Their predictions are kept too, in ``PREDICTIONS`` in ``test`` and ``test_deploy``.
+
+    Args:
+        config: The config file.
+        folder: For everything that is written. What was there is removed.
+        options: More options of tools/train.py.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    start = time.perf_counter()
+    run_tool('train', config, '--work-dir', str(folder), *options)
+    minutes = (time.perf_counter() - start) / 60
+    trained = latest_whole_checkpoint(folder)
+    fused = trained.with_name(f'{trained.stem}_deploy.pth')
+    metrics = evaluate(config, trained, folder / 'test')
+    fused_metrics = evaluate(config, fused, folder / 'test_deploy', '--deploy')
+    return Run(folder, minutes, trained, fused, metrics, fused_metrics)
+
+
+def run_tool(tool: str, *args: str) -> None:
+    """Runs a tool as a user would; where it fails, the demo ends."""
+    command = [sys.executable, f'tools/{tool}.py', *args]
+    print('$', ' '.join(['python', *command[1:]]), flush=True)
+    if subprocess.run(command).returncode != 0:
+        sys.exit(f'tools/{tool}.py failed: what it printed above says why.')
+
+
+def evaluate(config: str, checkpoint: Path, folder: Path, *args: str) -> Dict[str, float]:
+    """The metrics of a checkpoint, as tools/test.py gives them."""
+    out = str(folder / PREDICTIONS)
+    run_tool('test', config, str(checkpoint), '--work-dir', str(folder), '--out', out, *args)
+    (result,) = folder.glob('*/*.json')
+    return json.loads(result.read_text())
+
+
+def draw_curves(run: Run, metric: str, title: str) -> None:
+    """Draws loss, a metric and λ over the epochs of a run, or its iterations if it has no epochs.
+
+    Args:
+        run: The run. The picture goes into its folder, as ``curves.png``.
+        metric: Name of the metric in the log.
+        title: What the metric is called in the picture.
+    """
+    log = read_log(run.folder)
+    train = [line for line in log if 'loss' in line]
+    val = [line for line in log if metric in line]
+    last = train[-1]
+    unit, per_unit = (
+        ('epoch', last['iter'] / last['epoch']) if 'epoch' in last else ('iteration', 1)
+    )
+    steps = [line['iter'] / per_unit for line in train]
+    figure = Figure((12, 3.2), layout='constrained')
+    axes = figure.subplots(1, 3)
+    axes[0].plot(steps, [line['loss'] for line in train])
+    axes[1].plot([line['step'] for line in val], [line[metric] for line in val], 'o-')
+    axes[2].step(steps, [line['lambda'] for line in train])
+    for axis, name in zip(axes, ('training loss', title, 'λ')):
+        axis.set(title=name, xlabel=unit, ylim=(0, None))
+        axis.grid(alpha=0.3)
+    write_figure(figure, run.folder / 'curves.png')
+
+
+def report(run: Run, lines: Dict[str, str], pictures: str) -> None:
+    """Prints what a demo did: its training, then ``lines`` by their titles, then its pictures.
+
+    Args:
+        run: The run.
+        lines: What came out of it.
+        pictures: What ``predictions.png`` shows.
+    """
+    lines = {
+        'training': f'{run.minutes:.1f} minutes, {run.trained}',
+        **lines,
+        'pictures': f'{run.folder}/predictions.png ({pictures}), {run.folder}/curves.png',
+    }
+    print()
+    for title, text in lines.items():
+        print(f'{title:12} {text}')
+
+
+def both(run: Run, metric: str, form: str) -> str:
+    """A metric of the trained and the fused network, formatted."""
+    trained, fused = (format(each[metric], form) for each in (run.metrics, run.fused_metrics))
+    return f'{trained} in training form, {fused} fused'
+
+
+def write_picture(pictures: Sequence[np.ndarray], path: Path) -> None:
+    """Writes pictures of one size, (H, W, 3) in RGB, two in a row with black borders."""
+    framed = [cv2.copyMakeBorder(each, 3, 3, 3, 3, cv2.BORDER_CONSTANT) for each in pictures]
+    rows = [np.hstack(framed[i : i + 2]) for i in range(0, len(framed), 2)]
+    cv2.imwrite(str(path), np.vstack(rows)[..., ::-1])
