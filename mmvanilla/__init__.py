@@ -7,7 +7,7 @@ from .compatibility import check_versions, let_configs_find_the_fork
 check_versions()
 let_configs_find_the_fork()
 
-from . import engine, evaluation  # noqa: E402, F401  they register what configs name
+from . import engine, evaluation  # noqa: E402, F401  to register what configs name
 from .deployment.optimized_inference import optimize_for_inference  # noqa: E402
 from .errors import UsageError  # noqa: E402
 from .model_index import register_when_imported  # noqa: E402
@@ -37,7 +37,7 @@ __all__ = [
     'switch_to_deploy',
 ]
 
-register_when_imported('mmpretrain.apis.model')
+register_when_imported()
 
 
 def __dir__() -> List[str]:
@@ -45,7 +45,7 @@ def __dir__() -> List[str]:
 
 
 def __getattr__(name: str) -> Any:
-    """Imports the head when it is asked for: mmpretrain may be absent, and is slow to import."""
+    """Imports the head on demand: mmpretrain may be absent, and is slow to import."""
     if name == 'VanillaNetClsHead':
         from .models.cls_head import VanillaNetClsHead
 

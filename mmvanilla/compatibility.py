@@ -1,13 +1,14 @@
-"""Which versions of torch and of the two OpenMMLab package families can work."""
+"""The versions of torch and of the OpenMMLab packages that mmvanilla works with."""
 
 from importlib.metadata import PackageNotFoundError, version
 from typing import Callable, Optional
 
 from packaging.version import Version
 
-# Package: (its distributions, original first and maintained fork second), first and last+1 version.
+# Package: its distributions (the original, the maintained fork), the first version that works, and
+# the first that is not supported yet.
 SUPPORTED = {
-    'torch': (('torch',), '2.6', None),  # reads checkpoints with an allow-list of our choice
+    'torch': (('torch',), '2.6', None),  # has add_safe_globals
     'mmengine': (('mmengine', 'onedl-mmengine'), '0.10', '0.11'),
     'mmcv': (('mmcv', 'onedl-mmcv'), '2.0', '3'),
     'mmdet': (('mmdet', 'onedl-mmdetection'), '3.0', '4'),
@@ -18,14 +19,14 @@ REQUIRED = ('torch', 'mmengine')
 
 
 def check_versions(version_of: Callable[[str], str] = version) -> None:
-    """Checks what is installed, by its metadata: nothing is imported for it.
+    """Checks the installed versions from their metadata, without importing anything.
 
     Args:
-        version_of: Gives the version of a distribution, or raises PackageNotFoundError.
+        version_of: Returns the version of a distribution, or raises PackageNotFoundError.
 
     Raises:
-        RuntimeError: naming the version that cannot work (not ImportError: mmengine's registry
-            swallows that while it imports a scope, and then only reports an unknown type).
+        RuntimeError: naming the version that does not work. It is not an ImportError, which
+            mmengine's registry would swallow, and then report only an unknown type.
     """
     for package, (distributions, first, end) in SUPPORTED.items():
         found = {name: v for name in distributions if (v := _installed(name, version_of))}
@@ -33,21 +34,21 @@ def check_versions(version_of: Callable[[str], str] = version) -> None:
             raise RuntimeError(f'mmvanilla needs {" or ".join(distributions)}: install it first.')
         if len(found) > 1:
             raise RuntimeError(
-                f'{" and ".join(found)} are both installed and overwrite each other: '
+                f"{' and '.join(found)} are both installed, and overwrite each other's files: "
                 'uninstall both, then install one.'
             )
         for name, installed in found.items():
             if Version(installed) < Version(first) or (end and Version(installed) >= Version(end)):
                 wanted = f'>={first}' + (f',<{end}' if end else '')
                 raise RuntimeError(
-                    f'{name} {installed} cannot work with mmvanilla: install {name}{wanted}.'
+                    f'{name} {installed} does not work with mmvanilla: install {name}{wanted}.'
                 )
 
 
 def let_configs_find_the_fork(version_of: Callable[[str], str] = version) -> None:
     """Makes ``mmseg::`` bases resolve with onedl-mmsegmentation.
 
-    onedl-mmengine looks for a distribution called mmsegmentation, which is then not installed.
+    onedl-mmengine looks for a distribution called mmsegmentation, which the fork is not.
     """
     if _installed('onedl-mmengine', version_of):
         from mmengine.config.utils import MODULE2PACKAGE

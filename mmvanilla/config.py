@@ -10,7 +10,7 @@ from .registry import MODELS
 
 
 def nested_dicts(value: Any) -> Iterator[dict]:
-    """Every dict inside nested dicts and lists, ``value`` itself included."""
+    """Every dict inside nested dicts and lists, including ``value`` itself."""
     if isinstance(value, dict):
         yield value
         value = list(value.values())

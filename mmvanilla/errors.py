@@ -1,4 +1,4 @@
-"""The one exception that the package raises for input that its user can correct."""
+"""The exception for mistakes that the user can correct."""
 
 
 class UsageError(ValueError):

@@ -1,6 +1,6 @@
-"""Our models in mmpretrain's list, so that ``list_models`` and ``get_model`` know them.
+"""Adds our models to mmpretrain's list, so that ``list_models`` and ``get_model`` know them.
 
-mmpretrain is neither imported for it nor needed: where it is imported later, the list follows.
+mmpretrain may be absent, and takes seconds to import: the list is filled once it is imported.
 """
 
 import sys
@@ -12,40 +12,39 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Optional, Sequence
 
+HUB = 'mmpretrain.apis.model'  # the module with mmpretrain's list
+
 
 def find_root() -> Path:
-    """The folder of configs, tools and model-index.yml: installed, or of a source tree."""
+    """The folder with configs, tools and model-index.yml, of an installation or a source tree."""
     installed = Path(__file__).parent / '.mim'
     return installed if (installed / 'model-index.yml').exists() else Path(__file__).parents[1]
 
 
-@cache  # once, also when mmvanilla is reloaded
+@cache  # once, even if mmvanilla is reloaded
 def register_models(module: ModuleType) -> None:
-    """Adds our models to mmpretrain's list, once its module ``mmpretrain.apis.model`` is there."""
+    """Adds our models to mmpretrain's list, given the module that it is in."""
     root = find_root()
     index = root / 'model-index.yml'
     if index.exists():  # a bare copy of the package has none
         module.ModelHub.register_model_index(index, config_prefix=root)
 
 
-def register_when_imported(name: str) -> None:
-    """Calls ``register_models`` with the module ``name``: now, or when it will be imported."""
-    if name in sys.modules:
-        register_models(sys.modules[name])
+def register_when_imported() -> None:
+    """Calls ``register_models`` with mmpretrain's module, now or after it is imported."""
+    if HUB in sys.modules:
+        register_models(sys.modules[HUB])
     else:
-        sys.meta_path.insert(0, _AfterImport(name))
+        sys.meta_path.insert(0, _AfterImport())
 
 
 class _AfterImport(MetaPathFinder):
-    """Finds one module as Python does, and has ``register_models`` called after its import."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
+    """Finds mmpretrain's module as Python does, and calls ``register_models`` after its import."""
 
     def find_spec(
         self, fullname: str, path: Optional[Sequence[str]], target: Any = None
     ) -> Optional[ModuleSpec]:
-        if fullname != self.name:
+        if fullname != HUB:
             return None
         spec = PathFinder.find_spec(fullname, path, target)
         if spec is not None:
@@ -55,7 +54,7 @@ class _AfterImport(MetaPathFinder):
                 exec_module(module)
                 try:
                     register_models(module)
-                except Exception as error:  # whatever it is, mmpretrain must stay importable
+                except Exception as error:  # mmpretrain must stay importable
                     message = f'mmpretrain does not list the models of mmvanilla: {error}'
                     warnings.warn(message, stacklevel=2)
 

@@ -1,8 +1,8 @@
 """Registries of the scope ``mmvanilla``, children of mmengine's.
 
-``type='mmvanilla.VanillaNet'`` is found from any OpenMMLab registry, because mmengine imports this
-module when it meets the scope. Everything is registered in mmengine's root registries too: with
-``custom_imports=dict(imports=['mmvanilla'])`` the plain names work, whatever the default scope.
+Every OpenMMLab registry finds ``type='mmvanilla.VanillaNet'``, because mmengine imports this module
+when it meets the scope. Everything is in mmengine's root registries too: with
+``custom_imports=dict(imports=['mmvanilla'])``, names without the scope work as well.
 """
 
 from importlib import import_module
@@ -22,11 +22,12 @@ METRICS = Registry('metric', parent=root.METRICS, locations=['mmvanilla.evaluati
 
 
 def register(registry: Registry) -> Callable[[type], type]:
-    """Decorator of a class or function: registers it in ``registry`` and in mmengine's above."""
+    """Decorates a class or function: registers it in ``registry`` and in its parent."""
 
     def decorator(cls: type) -> type:
         for each in (registry.parent, registry):
-            each.register_module(module=cls, force=_is_lazy(each.module_dict.get(cls.__name__)))
+            lazy = getattr(each.module_dict.get(cls.__name__), 'is_lazy', False)
+            each.register_module(module=cls, force=lazy)
         return cls
 
     return decorator
@@ -35,7 +36,7 @@ def register(registry: Registry) -> Callable[[type], type]:
 def register_lazily(registry: Registry, name: str, module: str) -> None:
     """Registers a class whose module imports a package that may be absent, or is slow to import.
 
-    The module is imported when the class is first built; its own ``register`` then takes the place.
+    The module is imported when the class is first built, and registers the class itself.
     """
 
     def build(*args: Any, **kwargs: Any) -> Any:
@@ -44,7 +45,3 @@ def register_lazily(registry: Registry, name: str, module: str) -> None:
     build.is_lazy = True
     for each in (registry.parent, registry):
         each.register_module(name=name, module=build)
-
-
-def _is_lazy(entry: Any) -> bool:
-    return getattr(entry, 'is_lazy', False)

@@ -1,11 +1,6 @@
-"""Checkpoint files: reading runs no code from them, writing leaves them whole or not there."""
+"""Checkpoint files: read without running code from them, written completely or not at all."""
 
-from .reading import (
-    get_state_dict,
-    is_resumable,
-    latest_whole_checkpoint,
-    load_checkpoint,
-)
+from .reading import get_state_dict, is_resumable, latest_whole_checkpoint, load_checkpoint
 from .writing import replace_when_whole
 
 __all__ = [

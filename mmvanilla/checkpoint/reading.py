@@ -1,4 +1,4 @@
-"""Reading checkpoints, without running code from them."""
+"""Reading checkpoints without running code from them."""
 
 import re
 from collections import OrderedDict
@@ -16,13 +16,13 @@ from .stand_ins import RefusedError
 
 
 def load_checkpoint(path: Union[str, Path]) -> Dict[str, Any]:
-    """Reads a checkpoint, without running code from it; its tensors are on the CPU.
+    """Reads a checkpoint without running code from it; its tensors are on the CPU.
 
     Args:
-        path: File path, or http(s) address; a downloaded file is kept in torch hub's cache.
+        path: File path, or http(s) address; torch hub's cache keeps downloaded files.
 
     Raises:
-        UsageError: if the file is absent, cut off, or holds objects that are not on the allow-list.
+        UsageError: if the file is absent, truncated, or holds objects that are not allowed.
     """
     try:
         file = _download(str(path)) if str(path).startswith(('http://', 'https://')) else path
@@ -36,12 +36,12 @@ def load_checkpoint(path: Union[str, Path]) -> Dict[str, Any]:
         if not isinstance(error, RefusedError):
             cached = f', after deleting {file}' if str(file) != str(path) else ''
             raise UsageError(
-                f'checkpoint {path} is not whole or not a checkpoint: get it again{cached}.'
+                f'checkpoint {path} is truncated or not a checkpoint: download it again{cached}.'
             ) from error
-        what = re.sub(r'[^ -~]', '?', str(error))[:100]  # text of the file's
+        what = re.sub(r'[^ -~]', '?', str(error))[:100]  # the text is the file's
         raise UsageError(
-            f'checkpoint {path} is refused: it holds {what}, which is not read, since files may '
-            'do harm by it; use a checkpoint of tensors and plain values.'
+            f'checkpoint {path} is refused: it holds {what}, which could run code or read '
+            'memory; use a checkpoint of tensors and plain values.'
         ) from None
     if not isinstance(checkpoint, Mapping):
         raise UsageError(
@@ -61,7 +61,7 @@ def _download(address: str) -> Path:
 def get_state_dict(checkpoint: Mapping[str, Any]) -> Dict[str, Tensor]:
     """The weights inside a checkpoint of mmengine, or of the authors (EMA weights first).
 
-    Their keys come without what DDP and compiled networks put into them.
+    The prefixes of DDP and compiled networks are removed from the keys.
     """
     for key in ('state_dict', 'model_ema', 'model'):
         if isinstance(checkpoint.get(key), Mapping):
@@ -73,21 +73,21 @@ def get_state_dict(checkpoint: Mapping[str, Any]) -> Dict[str, Tensor]:
         (re.sub(r'^(module\.)+', '', key.replace('_orig_mod.', '')), value)
         for key, value in checkpoint.items()
     )
-    if hasattr(checkpoint, '_metadata'):  # by which modules know weights of their older versions
+    if hasattr(checkpoint, '_metadata'):  # from it modules know older versions of their weights
         weights._metadata = checkpoint._metadata
     return weights
 
 
 def is_resumable(checkpoint: Mapping[str, Any]) -> bool:
-    """Whether a checkpoint holds a run's state; deploy files and mmengine's best ones do not."""
+    """Whether a run can be resumed from it, unlike fused and best checkpoints."""
     return {'meta', 'message_hub', 'optimizer'} <= checkpoint.keys()
 
 
 def latest_whole_checkpoint(work_dir: Union[str, Path]) -> Optional[Path]:
-    """The newest whole checkpoint in ``work_dir`` that a run can be resumed from, None if none can.
+    """The newest complete checkpoint in ``work_dir`` that a run can be resumed from, or None.
 
-    mmengine's ``last_checkpoint`` file is not asked alone: a run killed while writing may have left
-    it, or the file that it names, cut off.
+    mmengine's ``last_checkpoint`` file alone does not do: a run that was killed while writing may
+    have left it, or the file that it names, truncated.
     """
     work_dir = Path(work_dir)
     candidates = set(work_dir.glob('*.pth'))
@@ -100,5 +100,5 @@ def latest_whole_checkpoint(work_dir: Union[str, Path]) -> Optional[Path]:
                 return path
         except UsageError as error:
             if isinstance(error.__context__, RefusedError):
-                raise  # it is whole: starting anew would write over it
+                raise  # it is complete: a new run would overwrite it
     return None

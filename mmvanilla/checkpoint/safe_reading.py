@@ -1,8 +1,8 @@
-"""Reads checkpoint files: nothing in them runs, and no memory but theirs is read.
+"""Reads checkpoint files without running anything in them, or reading memory outside them.
 
-torch's own reader does not do: it hands out foreign memory where a tensor claims more bytes than
-its record holds, it does not compare checksums, and before torch 2.6 it can be made to run code. So
-the files that torch writes are read here, with Python's zipfile and pickle: plain values, tensors
+torch's own reader is not enough: it returns foreign memory if a tensor claims more bytes than its
+record holds, it does not compare checksums, and before torch 2.6 it can be made to run code. So the
+files that torch writes are read here, with Python's zipfile and pickle: plain values, tensors
 within their records, and stand-ins for the few classes that training checkpoints hold.
 """
 
@@ -31,7 +31,7 @@ from .stand_ins import (
 
 
 class _Storage:
-    """The numbers of a record, from which tensors are made."""
+    """The numbers of a record, of which tensors are views."""
 
     def __init__(self, numbers: Tensor) -> None:
         self.numbers = numbers
@@ -56,11 +56,6 @@ def _tensor(
     return numbers.as_strided(size, stride, offset).requires_grad_(requires_grad is True)
 
 
-def _old_tensor(storage: Any, offset: Any, size: Any, stride: Any) -> Tensor:
-    """As torch 0.3 wrote them."""
-    return _tensor(storage, offset, size, stride)
-
-
 def _parameter(data: Any, requires_grad: Any = True, hooks: Any = None) -> nn.Parameter:
     require(type(data) is Tensor, 'a crafted parameter')
     return nn.Parameter(data, requires_grad is True)
@@ -70,13 +65,13 @@ _SCALARS = (str, int, float, bool, bytes, type(None))
 
 
 def _is_key(value: Any) -> bool:
-    """Whether it is a scalar, or a tuple of scalars: what hashes in no time."""
+    """Whether it is a scalar or a tuple of scalars, which are quick to hash."""
     values = value if type(value) is tuple else (value,)
     return all(type(each) in _SCALARS for each in values)
 
 
 def _call_with(function: Any, *kinds: type) -> Any:
-    """A function that takes what pickles give it, scalars and lists of them, and no more."""
+    """Restricts a function to arguments of some kinds, and lists among them to scalars."""
 
     def call(*args: Any) -> Any:
         known = all(
@@ -94,7 +89,7 @@ def _size(numbers: Any) -> torch.Size:
 
 
 def _encode(text: Any, encoding: Any) -> bytes:
-    """How pickles of protocol 2 hold bytes."""
+    """Pickles of protocol 2 hold bytes this way."""
     known = type(text) is str and type(encoding) is str and encoding == 'latin1'
     require(known, 'bytes in another encoding')
     return text.encode('latin1')
@@ -114,7 +109,7 @@ _ALLOWED = {
     'torch.storage.UntypedStorage': torch.uint8,
     'torch._utils._rebuild_tensor_v2': _tensor,
     'torch._utils._rebuild_tensor_v3': _tensor,
-    'torch._utils._rebuild_tensor': _old_tensor,
+    'torch._utils._rebuild_tensor': _tensor,  # torch 0.3
     'torch._utils._rebuild_parameter': _parameter,
     'torch.nn.parameter.Parameter': _parameter,
     'torch.Size': _size,
@@ -126,7 +121,7 @@ _ALLOWED = {
     'builtins.bytes': _call_with(bytes),
     '_codecs.encode': _encode,
 }
-# The instructions of protocol 2, as torch writes it, and bytes of protocol 3.
+# The instructions of protocol 2, which torch writes, and bytes of protocol 3.
 _INSTRUCTIONS = (
     *('STOP', 'MARK', 'NONE', 'NEWTRUE', 'NEWFALSE', 'BININT', 'BININT1', 'BININT2'),
     *('LONG1', 'BINFLOAT', 'BINUNICODE', 'SHORT_BINSTRING', 'BINBYTES', 'SHORT_BINBYTES'),
@@ -135,8 +130,8 @@ _INSTRUCTIONS = (
 )
 
 
-class _Unpickler(pickle._Unpickler):  # in Python, where each instruction can be replaced
-    """Makes plain values, tensors and stand-ins alone."""
+class _Unpickler(pickle._Unpickler):  # the one in Python, whose instructions can be replaced
+    """Builds only plain values, tensors and stand-ins."""
 
     def __init__(self, file: BinaryIO, load_storage: Any) -> None:
         super().__init__(file, encoding='utf-8')
@@ -175,7 +170,7 @@ class _Unpickler(pickle._Unpickler):  # in Python, where each instruction can be
     def load_build(self) -> None:
         state = self.stack.pop()
         built = self.stack[-1]
-        if type(built) is OrderedDict:  # a state dict with its versions
+        if type(built) is OrderedDict:  # a state dict with the versions of its modules
             known = type(state) is dict and list(state) == ['_metadata']
             require(known and type(state['_metadata']) is OrderedDict, 'a crafted state dict')
             built._metadata = state['_metadata']
@@ -219,11 +214,11 @@ class _Unpickler(pickle._Unpickler):  # in Python, where each instruction can be
 
 
 def read_safely(path: Union[str, Path]) -> Any:
-    """What a file of ``torch.save`` holds, on the CPU; the checksums in it are compared.
+    """The contents of a file of ``torch.save``, on the CPU; checksums are compared.
 
     Raises:
-        RefusedError: if it holds something that is not allowed, which the message names.
-        Exception: of other kinds if it is not whole, or not such a file.
+        RefusedError: if it holds something that is not allowed; the message names it.
+        Exception: of another kind, if it is truncated or another kind of file.
     """
     path = Path(path)
     if path.exists() and not path.is_file():  # a pipe never ends
@@ -253,7 +248,7 @@ def _read_zip(file: BinaryIO, size: int) -> Any:
 
         def load_storage(key: str, dtype: torch.dtype, length: int) -> Tensor:
             if key not in kept:
-                record = bytearray(archive.read(f'{folder}data/{key}'))  # to its end: its checksum
+                record = bytearray(archive.read(f'{folder}data/{key}'))  # compares its checksum
                 kept[key] = _numbers(record)
             numbers = kept[key].view(dtype)
             require(len(numbers) == length, 'a tensor of other bytes than its record')
@@ -263,7 +258,7 @@ def _read_zip(file: BinaryIO, size: int) -> Any:
 
 
 def _read_old(file: BinaryIO, size: int) -> Any:
-    """A file of torch < 1.6: five pickles, and the numbers of the storages in the fifth's order."""
+    """A file of torch < 1.6: five pickles, then the storages in the order of the fifth pickle."""
     storages: Dict[str, Tensor] = {}
     left = size
 

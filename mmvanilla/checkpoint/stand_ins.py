@@ -1,8 +1,8 @@
 """Stand-ins for the few classes that training checkpoints hold beside plain values and tensors.
 
-Each takes what mmengine (or, a Namespace, the authors) writes, and refuses all else. Importing this
-module puts them on torch's list of safe globals, for programs that read with torch alone: without
-them mmengine 0.10 cannot read its own checkpoints on torch >= 2.6. Nothing becomes less safe by it.
+Each accepts what mmengine (or the authors, for Namespace) writes, and refuses everything else.
+Importing this module adds them to torch's safe globals: without them, mmengine 0.10 cannot read its
+own checkpoints on torch >= 2.6. They make nothing less safe.
 """
 
 import pickle
@@ -21,13 +21,13 @@ class RefusedError(pickle.UnpicklingError):
 
 
 def require(condition: bool, what: str) -> None:
-    """Raises unless the condition holds. ``what`` is made in any case: of no object of the file."""
+    """Raises RefusedError unless the condition holds; ``what`` must not contain file contents."""
     if not condition:
         raise RefusedError(what)
 
 
 def are_sizes(values: Any) -> bool:
-    """Whether they are a tuple as shapes and strides are."""
+    """Whether they can be a shape or strides."""
     return (
         type(values) in (tuple, torch.Size)
         and len(values) <= 64
@@ -36,7 +36,7 @@ def are_sizes(values: Any) -> bool:
 
 
 class _DType:
-    """Stands in for ``numpy.dtype``: plain numbers in the machine's byte order."""
+    """Stands in for ``numpy.dtype``: only plain numbers in the machine's byte order."""
 
     codes = ('b1', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8', 'f2', 'f4', 'f8')
 
@@ -53,7 +53,7 @@ class _DType:
 
 
 class _Array(np.ndarray):
-    """Stands in for ``numpy.ndarray``: an array of plain numbers, whose bytes are all given."""
+    """Stands in for ``numpy.ndarray``: only arrays of plain numbers, with all their bytes."""
 
     def __new__(cls) -> '_Array':
         return super().__new__(cls, (0,), np.int8)
@@ -65,10 +65,10 @@ class _Array(np.ndarray):
         require(type(dtype) is _DType and type(raw) is bytes, 'an array of objects')
         require(are_sizes(shape), 'an array of another shape')
         require(prod(shape) * dtype.numpy.itemsize == len(raw), 'an array of another size')
-        raw = bytes(bytearray(raw))  # numpy keeps the bytes, which others may hold
+        raw = bytes(bytearray(raw))  # a copy: numpy would share the bytes
         super().__setstate__((1, shape, dtype.numpy, fortran is True, raw))
 
-    def __reduce_ex__(self, protocol: int) -> Any:  # it is written as any array
+    def __reduce_ex__(self, protocol: int) -> Any:  # saved as an ordinary array
         return self.view(np.ndarray).__reduce_ex__(protocol)
 
 
@@ -86,14 +86,14 @@ def _scalar(dtype: Any, raw: Any) -> np.generic:
 
 
 _STATISTICS = ('min', 'max', 'current', 'mean')
-_ONE_CYCLE = 'OneCycleParamScheduler'  # the class, of which two functions are all that is read
+_ONE_CYCLE = 'OneCycleParamScheduler'  # for the class, of which only two functions are allowed
 _ANNEALING = ('_annealing_cos', '_annealing_linear')
 
 
 def _attribute(owner: Any, name: Any) -> Any:
-    """Stands in for ``getattr``, by which functions of two of mmengine's classes are written.
+    """Stands in for ``getattr``, with which mmengine writes functions of two of its classes.
 
-    A statistic of HistoryBuffer is given by its name.
+    Statistics of HistoryBuffer are returned as their names.
     """
     require(type(name) is str, 'getattr of something else than a function of mmengine')
     if owner is _ONE_CYCLE and name in _ANNEALING:
@@ -104,7 +104,7 @@ def _attribute(owner: Any, name: Any) -> Any:
 
 
 class StandInHistoryBuffer(HistoryBuffer):
-    """Stands in for mmengine's, which takes any statistics, for all logs of the process."""
+    """Stands in for mmengine's, which would register any statistics for all logs of the process."""
 
     def __init__(self) -> None:
         pass
@@ -128,7 +128,7 @@ class StandInHistoryBuffer(HistoryBuffer):
 
 
 class StandInNamespace(Namespace):
-    """Stands in for argparse's, in which the authors' files keep their command line."""
+    """Stands in for argparse's, which the authors' files use for their command line."""
 
     def __init__(self) -> None:
         pass

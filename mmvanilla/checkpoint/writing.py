@@ -1,4 +1,4 @@
-"""Writing files whole or not at all."""
+"""Writing files completely or not at all."""
 
 import os
 import secrets
@@ -16,11 +16,11 @@ TEMPORARY = '.mmvanilla.tmp'
 
 @contextmanager
 def replace_when_whole(path: Union[str, Path]) -> Iterator[Path]:
-    """Gives a temporary name beside ``path`` to write to, and renames it to ``path`` at the end.
+    """Yields a temporary file beside ``path`` to write to, and renames it to ``path`` at the end.
 
-    A process killed on the way leaves whatever was at ``path`` as it was; what it leaves in the
-    folder is removed when the next file is written there. The name cannot be guessed, and the file
-    is new: no planted link is followed, and two writers do not mix.
+    If the process is killed before that, whatever was at ``path`` stays; the temporary file is
+    removed when the next file is written to the folder. The name cannot be guessed, and the file is
+    new: no planted link is followed, and two writers do not interfere.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -29,7 +29,7 @@ def replace_when_whole(path: Union[str, Path]) -> Iterator[Path]:
         temporary = Path(file.name)
         try:
             yield temporary
-            with open(temporary, 'rb+') as written:  # to write, or Windows would not flush it
+            with open(temporary, 'rb+') as written:  # Windows flushes only files open for writing
                 os.fsync(written.fileno())
             if fcntl is None:
                 file.close()  # Windows does not rename open files
@@ -41,17 +41,17 @@ def replace_when_whole(path: Union[str, Path]) -> Iterator[Path]:
 
 
 def _new_file(path: Path) -> BinaryIO:
-    """An empty file beside ``path``, locked as long as it is open."""
+    """An empty file beside ``path``, which stays locked while it is open."""
     while True:
         file = open(path.with_name(f'{path.name}.{secrets.token_hex(8)}{TEMPORARY}'), 'xb')
         _lock(file, wait=True)
-        if os.path.exists(file.name):  # not taken for a leftover before it was locked
+        if os.path.exists(file.name):  # nobody removed it before it was locked
             return file
         file.close()
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Removes temporary files that no process has locked; they stay where locks do not work."""
+    """Removes temporary files that no process has locked, where locks work."""
     for path in folder.glob(f'*{TEMPORARY}'):
         if not path.is_symlink():
             with suppress(OSError), open(path, 'rb+') as file:
@@ -60,9 +60,9 @@ def _remove_leftovers(folder: Path) -> None:
 
 
 def _lock(file: BinaryIO, wait: bool) -> bool:
-    """Whether the file could be locked, against other processes and other openings of it."""
+    """Locks a file against other processes and other openings of it; returns whether it could."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except (OSError, AttributeError):  # held by another, or a file system or Windows without locks
+    except (OSError, AttributeError):  # somebody has it, or there are no locks (Windows)
         return False
     return True

@@ -1,4 +1,4 @@
-"""Checks of a config before any long work starts."""
+"""Checks of a config, made before any long work starts."""
 
 import os
 from pathlib import Path
@@ -12,7 +12,7 @@ from ..errors import UsageError
 from ..models.loading.weights import pretrained_cfgs
 from ..models.vanillanet import VanillaNet
 
-# Where to get the data sets of the configs, by their class.
+# Where to get the data sets of the configs, by their classes.
 DATA_SOURCES = {
     'CocoDataset': 'COCO 2017 (images and annotations) is at https://cocodataset.org/#download; '
     'unpack train2017, val2017 and annotations',
@@ -23,7 +23,7 @@ WEIGHTS = 'https://github.com/huawei-noah/VanillaNet/releases'
 
 
 def check_pretrained(cfg: Config) -> None:
-    """Raises UsageError if a local pre-trained file of the model is absent or unreadable."""
+    """Raises UsageError if a local file of pre-trained weights is absent or unreadable."""
     for part in pretrained_cfgs(list(nested_dicts(cfg.model))):
         path = part.get('checkpoint')
         if path is None or '://' in path:
@@ -39,7 +39,7 @@ def check_pretrained(cfg: Config) -> None:
 
 
 def check_channels(cfg: Config) -> None:
-    """Raises UsageError where the neck does not take the channels that a VanillaNet gives."""
+    """Raises UsageError if the neck does not expect the channels that a VanillaNet returns."""
     backbone, neck = dict(cfg.model.get('backbone') or {}), cfg.model.get('neck')
     is_ours = str(backbone.pop('type', None)).split('.')[-1] == 'VanillaNet'
     taken = neck.get('in_channels') if isinstance(neck, dict) else None
@@ -49,13 +49,13 @@ def check_channels(cfg: Config) -> None:
         given = list(VanillaNet(**backbone | dict(init_cfg=None)).out_channels)
     if taken != given:
         raise UsageError(
-            f'model.neck.in_channels is {taken}, and the backbone gives {given}: set it to that, '
+            f'model.neck.in_channels is {taken}, but the backbone returns {given}: set it to that, '
             'or choose other out_indices.'
         )
 
 
 def check_classes(cfg: Config) -> None:
-    """Raises UsageError where a classifier's numbers of classes do not go together."""
+    """Raises UsageError if a classifier's config contradicts itself about the number of classes."""
     head = cfg.model.get('head') or {}
     classes = head.get('num_classes')
     mixed = (cfg.get('data_preprocessor') or {}).get('num_classes')
@@ -63,21 +63,21 @@ def check_classes(cfg: Config) -> None:
         return
     if (cfg.model.get('train_cfg') or {}).get('augments') and mixed not in (None, classes):
         raise UsageError(
-            f'model.head.num_classes is {classes} and data_preprocessor.num_classes is {mixed}: '
-            'set both to the number of classes of the data.'
+            f'model.head.num_classes is {classes}, but data_preprocessor.num_classes is {mixed}: '
+            'set both to the number of classes in the data.'
         )
     for part in nested_dicts([cfg.get('val_evaluator'), cfg.get('test_evaluator')]):
         topk = part.get('topk') or 0
         largest = max(topk) if isinstance(topk, (list, tuple)) else topk
         if largest > classes:
             raise UsageError(
-                f'an evaluator has topk={topk}, and there are {classes} classes: set val_evaluator '
-                'and test_evaluator to a topk of at most that.'
+                f'an evaluator has topk={topk}, but there are {classes} classes: set topk of '
+                f'val_evaluator and test_evaluator to at most {classes}.'
             )
 
 
 def check_data(cfg: Config, *parts: str) -> None:
-    """Raises UsageError if what dataloaders and evaluators (by their names) read is not there."""
+    """Raises UsageError if files of dataloaders and evaluators (by their names) are missing."""
     for name in parts:
         for part in nested_dicts(cfg.get(name)):
             root = part.get('data_root') or ''
@@ -88,7 +88,7 @@ def check_data(cfg: Config, *parts: str) -> None:
                 *(prefix.values() if isinstance(prefix, dict) else [prefix]),
             ]
             paths = [os.path.join(root, path) for path in paths if path and isinstance(path, str)]
-            # A data set that names its folder alone may fetch the data itself; those known do not.
+            # With only a folder, a data set may download its data, unless it is one of those above.
             for path in paths or [os.path.join(root, part.get('split', ''))] * bool(source):
                 if '://' not in path and not os.path.exists(path):
                     hint = f'{source} under {root or path}' if source else 'put the data there'
@@ -99,6 +99,6 @@ def check_data(cfg: Config, *parts: str) -> None:
 
 
 def check_amp() -> None:
-    """Raises UsageError where mmengine's AmpOptimWrapper would refuse to run."""
+    """Raises UsageError if there is no GPU, without which AmpOptimWrapper does not run."""
     if not torch.cuda.is_available():
         raise UsageError('--amp needs a GPU: leave it out on a CPU.')

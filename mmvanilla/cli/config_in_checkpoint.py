@@ -1,4 +1,4 @@
-"""Reading the config inside a checkpoint as data that cannot do harm."""
+"""Reading the config inside a checkpoint without trusting it."""
 
 import ast
 import copy
@@ -16,19 +16,19 @@ from mmengine.config import Config
 from ..config import nested_dicts
 from ..errors import UsageError
 
-# What a config in a checkpoint may name: packages, ...
+# A config in a checkpoint may name these packages, ...
 SCOPES = ('mmengine', 'mmcv', 'mmdet', 'mmpretrain', 'mmseg', 'mmvanilla')
-# ... where their layers are, which read no files, ...
+# ... the layers in these modules, which read no files, ...
 _ROOMS = (
     *('torch.', 'mmengine.', 'mmcv.', 'mmvanilla.', 'mmdet.models.', 'mmseg.models.'),
     *(f'mmpretrain.models.{room}' for room in ('backbones', 'necks', 'heads', 'losses', 'classif')),
 )
-# ... transforms of test pipelines, ...
+# ... these transforms of test pipelines, ...
 TRANSFORMS = (
     *('LoadImageFromFile', 'Resize', 'FixScaleResize', 'FixShapeResize', 'ResizeEdge', 'Pad'),
     *('CenterCrop', 'Normalize', 'LoadAnnotations', 'PackDetInputs', 'PackInputs', 'PackSegInputs'),
 )
-# ... and words: neither files nor addresses nor expressions, points only in numbers ('13-x1.5').
+# ... and words, but no files, addresses or expressions: dots only in numbers ('13-x1.5').
 _WORD = re.compile(r'([A-Za-z0-9_+-]|(?<=\d)\.(?=\d)){0,64}')
 _TOO_DEEP = (MemoryError, RecursionError)
 
@@ -36,23 +36,22 @@ _TOO_DEEP = (MemoryError, RecursionError)
 def config_in_checkpoint(checkpoint: Mapping[str, Any], path: Union[str, Path]) -> Config:
     """The model and the test pipeline that a checkpoint was trained with, as harmless values.
 
-    mmengine imports what a config names, and classes of its packages read files, unpickle and
-    evaluate what they are given. So the text is not run; layers must be registered by the model
-    rooms of ``SCOPES``, transforms be among ``TRANSFORMS``, and settings be numbers or words that
-    are no paths of files with endings, addresses, expressions or modules. All else of the config is
-    left out.
+    mmengine imports what a config names, and classes of its packages read files, unpickle them and
+    evaluate expressions. So the text is not executed; layers must be registered by the packages in
+    ``SCOPES``, transforms must be in ``TRANSFORMS``, and settings must be numbers or words that are
+    not file names, addresses, expressions or modules. The rest of the config is left out.
 
     Args:
-        checkpoint: The content of a file of mmengine.
-        path: That file, for messages.
+        checkpoint: The contents of a checkpoint of mmengine.
+        path: Its path, for messages.
 
     Raises:
-        UsageError: if there is no config, or one that names anything else.
+        UsageError: if there is no config, or it names anything else.
     """
     meta = checkpoint.get('meta')
     text = meta.get('cfg') if isinstance(meta, dict) else None
     if not isinstance(text, str):
-        raise UsageError(f'checkpoint {path} holds no config: name one with --config.')
+        raise UsageError(f'checkpoint {path} holds no config: give one with --config.')
     try:
         tree = _DictCallsToDicts().visit(ast.parse(text))
         values = {line.targets[0].id: ast.literal_eval(line.value) for line in tree.body}
@@ -63,21 +62,21 @@ def config_in_checkpoint(checkpoint: Mapping[str, Any], path: Union[str, Path]) 
         pipeline = list(copy.deepcopy(dataset.get('pipeline', [])))
         for part in nested_dicts([model, preprocessor, pipeline]):
             for name in ('init_cfg', 'pretrained', 'backend_args', 'file_client_args'):
-                part.pop(name, None)  # the weights are in the file, the images where they are
+                part.pop(name, None)  # the weights are in the file, the images are local
         foreign = next(_foreign_names([model, preprocessor], scope, pipeline), None)
     except (AttributeError, KeyError, SyntaxError, TypeError, ValueError, *_TOO_DEEP):
         raise UsageError(
-            f'the config in checkpoint {path} is not plain values with a model: name one with '
+            f'the config in checkpoint {path} is not a model in plain values: give one with '
             '--config.'
         ) from None
     if foreign is not None:
         raise UsageError(
-            f'the config in checkpoint {path} has {ascii(foreign)[:100]}, which only a config that '
-            'you trust may name: give one with --config.'
+            f'the config in checkpoint {path} has {ascii(foreign)[:100]}, which is allowed only in '
+            'a config that you trust: give one with --config.'
         )
     if not pipeline:
         raise UsageError(
-            f'the config in checkpoint {path} has no test pipeline: name one with --config.'
+            f'the config in checkpoint {path} has no test pipeline: give one with --config.'
         )
     kept = dict(
         default_scope=scope,
@@ -89,7 +88,7 @@ def config_in_checkpoint(checkpoint: Mapping[str, Any], path: Union[str, Path]) 
 
 
 def _foreign_names(model: Any, scope: Any, pipeline: Any) -> Iterator[Any]:
-    """What is not allowed in a model, a default scope and a pipeline."""
+    """Everything in a model, a default scope and a pipeline that is not allowed."""
     if scope not in SCOPES:
         yield scope
         return
@@ -100,7 +99,7 @@ def _foreign_names(model: Any, scope: Any, pipeline: Any) -> Iterator[Any]:
         if not (
             (where if dot else scope) in SCOPES
             and plain in _registered_layers(where or scope)
-            and (dot or find_spec(plain) is None)  # a registry that lacks it looks for a module
+            and (dot or find_spec(plain) is None)  # a registry without it would import a module
         ):
             yield name
     for part in parts:
@@ -122,11 +121,11 @@ def _foreign_names(model: Any, scope: Any, pipeline: Any) -> Iterator[Any]:
 
 
 def _is_foreign_module(word: str) -> bool:
-    """Whether a word is the name of a module, and not of Python's own."""
+    """Whether a word is the name of a module that is not Python's own."""
     own = set(getattr(sys, 'stdlib_module_names', ())) - {'antigravity', 'this'}
     try:
         return word not in own and find_spec(word.split('.')[0]) is not None
-    except ValueError:  # as of __main__
+    except ValueError:  # such as for __main__
         return True
 
 
@@ -141,9 +140,9 @@ def _leaves(value: Any) -> Iterator[Any]:
 
 @cache
 def _registered_layers(scope: str) -> FrozenSet[str]:
-    """Names of the layers and their parts that a package and mmengine register, and mmcv's."""
+    """Names of the layers that a package and mmengine register, and of mmcv's operators."""
     names = set(import_module('mmcv.ops').__all__)
-    import_module('mmcv.cnn')  # registers in mmengine's
+    import_module('mmcv.cnn')  # registers its layers in mmengine's registry
     for package in ('mmengine', scope):
         with suppress(ImportError):  # mmcv has no registries
             module = import_module(f'{package}.registry')
@@ -159,13 +158,13 @@ def _registered_layers(scope: str) -> FrozenSet[str]:
 
 
 class _DictCallsToDicts(ast.NodeTransformer):
-    """dict({'a.b': 1}, c=2), as mmengine writes, into {'a.b': 1, 'c': 2}, as literal_eval reads."""
+    """Replaces dict({'a.b': 1}, c=2), which mmengine writes, by {'a.b': 1, 'c': 2}."""
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
         self.generic_visit(node)
         first = node.args[0] if node.args else ast.Dict(keys=[], values=[])
         if getattr(node.func, 'id', None) != 'dict' or not isinstance(first, ast.Dict):
-            return node  # which literal_eval refuses
+            return node  # literal_eval will refuse it
         keys = [keyword.arg and ast.Constant(keyword.arg) for keyword in node.keywords]
         values = [keyword.value for keyword in node.keywords]
         return ast.Dict(keys=first.keys + keys, values=first.values + values)

@@ -12,21 +12,21 @@ FORMATS = ('.png', '.pdf', '.svg')
 
 
 def figure_file(path: str) -> Path:
-    """For an argument of a program that names a figure's file."""
+    """The type of a command-line argument that names a figure's file."""
     if Path(path).suffix not in FORMATS:
         raise argparse.ArgumentTypeError(
-            f'{path} is no name of a picture: end it with {", ".join(FORMATS)}'
+            f'{path} does not name a picture: end it with {", ".join(FORMATS)}'
         )
     return Path(path)
 
 
 def write_figure(figure: Figure, path: Path, **options: Any) -> None:
-    """Writes a figure whole or not at all.
+    """Writes a figure completely or not at all.
 
     Args:
-        figure: A figure that is not pyplot's, so that nothing has to be closed, or shown.
-        path: A file whose suffix names the format, one of ``FORMATS``.
-        options: Of ``Figure.savefig``.
+        figure: A figure made without pyplot, so that it need not be closed.
+        path: A file whose suffix is one of ``FORMATS``.
+        options: Arguments of ``Figure.savefig``.
     """
     with replace_when_whole(path) as temporary:
         figure.savefig(temporary, dpi=110, format=path.suffix.lstrip('.'), **options)

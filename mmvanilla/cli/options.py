@@ -1,4 +1,4 @@
-"""Command lines: the options of OpenMMLab's tools, configs with them merged in, and errors."""
+"""Command lines: the options of OpenMMLab's tools, the configs that they change, and errors."""
 
 import argparse
 import os
@@ -14,12 +14,12 @@ from mmengine.logging import MMLogger
 
 from ..errors import UsageError
 
-# The extras of setup.py, by what mmengine and onedl-mmengine call the package of a base.
+# The extras of setup.py, by the names that mmengine and onedl-mmengine use for packages of bases.
 EXTRAS = {'mmsegmentation': 'segmentation', 'mmseg': 'onedl-segmentation'}
 
 
 def make_parser(description: str) -> argparse.ArgumentParser:
-    """A parser with the options that OpenMMLab's train and test tools have in common."""
+    """A parser with the options that OpenMMLab's train and test tools share."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument('config', help='config file')
     parser.add_argument('--work-dir', help='folder for logs, checkpoints and results')
@@ -46,7 +46,7 @@ def add_cfg_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
-    """Adds ``--device`` to a program that measures; by default a GPU if there is one."""
+    """Adds ``--device``; the default is a GPU if there is one."""
     devices = ['cpu', 'cuda'] if torch.cuda.is_available() else ['cpu']
     parser.add_argument(
         '--device', choices=devices, default=devices[-1], help='where to run; a GPU if there is one'
@@ -54,7 +54,7 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 
 
 def log_errors_only() -> None:
-    """Silences the notices of models that a program builds; called before it builds any."""
+    """Silences the messages of models that a program will build."""
     MMLogger.get_instance('mmvanilla', log_level='ERROR')
 
 
@@ -71,24 +71,24 @@ def load_config(args: argparse.Namespace) -> Config:
 
 
 def read_config(path: Union[str, Path], options: Optional[dict] = None) -> Config:
-    """Reads a config file, and merges in what ``--cfg-options`` gave.
+    """Reads a config file, and merges ``--cfg-options`` into it.
 
     Raises:
-        UsageError: if it does not exist, or if a package that its bases are in is not installed.
+        UsageError: if it does not exist, or if a package of its bases is not installed.
     """
     if not Path(path).is_file():
         raise UsageError(f'config {path} does not exist: check the path.')
     try:
-        with warnings.catch_warnings():  # which mmengine raises anew for each base of a package
+        with warnings.catch_warnings():  # mmengine repeats this one for each base of a package
             warnings.filterwarnings('ignore', 'pkg_resources is deprecated', UserWarning)
             cfg = Config.fromfile(path)
     except ModuleNotFoundError as error:
         if error.name == 'pkg_resources':
             raise UsageError(
-                'mmengine reads mmdet:: and mmpretrain:: bases through pkg_resources, which newer '
+                'mmengine needs pkg_resources to read mmdet:: and mmpretrain:: bases, which newer '
                 'setuptools lack: pip install "setuptools<81".'
             ) from None
-        if error.name is None:  # mmengine's own, about the package of a base
+        if error.name is None:  # raised by mmengine, about the package of a base
             extra = EXTRAS.get(str(error).split()[0])
             mend = f' (pip install -e ".[{extra}]" in the folder of mmvanilla)' if extra else ''
             raise UsageError(f'config {path} cannot be read: {error}{mend}.') from None
@@ -99,11 +99,11 @@ def read_config(path: Union[str, Path], options: Optional[dict] = None) -> Confi
 
 @contextmanager
 def one_sentence_errors() -> Iterator[None]:
-    """Ends the process with the message alone where the user's input was wrong."""
+    """Ends the process with only the message of a UsageError."""
     try:
         yield
     except UsageError as error:
-        # mmengine's registry raises the error of a module anew, with the places it came by.
+        # mmengine's registry wraps errors of modules in one of the same type, with a traceback.
         while isinstance(error.__context__, UsageError):
             error = error.__context__
         sys.exit(f'error: {error}')

@@ -24,26 +24,26 @@ from .checks import check_data
 
 
 def use_safe_loading() -> None:
-    """From here on, mmengine reads local files and http(s) addresses without running their code."""
+    """Makes mmengine read local files and http(s) addresses without running code from them."""
 
     def load(filename: str, *args: Any, **kwargs: Any) -> dict:
-        checkpoint = load_checkpoint(filename)  # on the CPU: who loads moves the values
+        checkpoint = load_checkpoint(filename)  # on the CPU: load_state_dict moves the values
         name_weights(checkpoint)
         return checkpoint
 
-    # onedl-mmengine falls back to unrestricted pickle, and mmengine downloads with it.
+    # onedl-mmengine falls back to unrestricted pickle; mmengine uses it for downloads.
     for prefix in ('', 'http://', 'https://'):
         runner_checkpoint.CheckpointLoader.register_scheme(prefix, load, force=True)
-    runner_checkpoint.load_from_http = load  # by which its torchvision:// and open-mmlab:// load
+    runner_checkpoint.load_from_http = load  # for its torchvision:// and open-mmlab://
 
 
 def build_runner(cfg: Config) -> Runner:
-    """Builds the runner of a config; every checkpoint it loads is read without running its code."""
+    """Builds the runner of a config, which reads checkpoints without running code from them."""
     use_safe_loading()
     if cfg.get('launcher') == 'pytorch':
         if 'RANK' not in os.environ:
             raise UsageError(
-                '--launcher pytorch is for processes that torchrun starts: use tools/dist_train.sh '
+                '--launcher pytorch is for processes started by torchrun: use tools/dist_train.sh '
                 'or tools/dist_test.sh, or leave it out.'
             )
         if get_device() == 'cpu':
@@ -52,11 +52,11 @@ def build_runner(cfg: Config) -> Runner:
 
 
 def _join_on_cpu(cfg: Config) -> None:
-    """Joins the processes of this run; mmengine's own way, and of wrapping, asks for GPUs."""
+    """Connects the processes of this run and wraps the model without GPUs, as mmengine cannot."""
     if any(part.get('type') == 'SyncBN' for part in nested_dicts(cfg.model)):
         raise UsageError(
-            'SyncBN works on GPUs alone: for several processes on CPUs set it to BN, in the '
-            'backbone by --cfg-options model.backbone.norm_cfg.type=BN.'
+            'SyncBN works only on GPUs: for several processes on CPUs use BN, in the backbone '
+            'by --cfg-options model.backbone.norm_cfg.type=BN.'
         )
     torch.distributed.init_process_group('gloo')
     wrapper = dict(
@@ -69,16 +69,16 @@ def _join_on_cpu(cfg: Config) -> None:
 
 
 def drop_pretrained(cfg: Config) -> None:
-    """Takes pre-trained files out of the model, where a checkpoint's weights come after them."""
+    """Removes pre-trained files from the model: weights of a checkpoint will be loaded later."""
     for part in nested_dicts(cfg.model):
         if any(pretrained_cfgs(part.get('init_cfg'))):
             part['init_cfg'] = None
 
 
 def build_model(cfg: Config) -> nn.Module:
-    """The model of a config with its data preprocessor, as a runner has it, without a runner.
+    """The model of a config with its data preprocessor, as a runner builds it.
 
-    Pre-trained files are left out; the weights are not initialized.
+    Pre-trained files are not loaded, and the weights are not initialized.
     """
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     if 'data_preprocessor' in cfg:
@@ -100,15 +100,14 @@ def evaluate(
 
     Args:
         cfg: A config of any OpenMMLab package.
-        checkpoint: Path or address of a checkpoint in training or deploy form; the authors'
-            classifiers and detectors are taken as they are.
+        checkpoint: Path or address of a checkpoint in any form, the authors' included.
         deploy: Whether to evaluate the fused network.
         out: File (.pkl) for the predictions.
 
     Raises:
-        UsageError: if data or weights are not there, or if the weights are of another model.
+        UsageError: if data or weights are missing, or the weights are of another model.
     """
-    cfg.load_from, cfg.resume = None, False  # loaded below, before EMA hooks copy the model
+    cfg.load_from, cfg.resume = None, False  # weights are loaded below, before EMA hooks copy
     check_data(cfg, 'test_dataloader', 'test_evaluator')
     weights = read_state_dict(checkpoint)
     runner = build_runner(cfg)

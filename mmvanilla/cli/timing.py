@@ -1,4 +1,4 @@
-"""Timing of functions that take turns, so that the noise of the machine falls on all alike."""
+"""Timing functions that take turns, so that the noise of the machine affects all alike."""
 
 import platform
 import re
@@ -35,14 +35,10 @@ def time_by_turns(
 
 
 def describe_machine(device: str) -> str:
-    """Device, threads and torch version: what stands beside figures that were measured."""
-    threads = f', {torch.get_num_threads()} threads' if device == 'cpu' else ''
-    return f'{name_device(device)}{threads}, torch {torch.__version__}'
-
-
-def name_device(device: str) -> str:
-    """What the GPU or the CPU calls itself."""
+    """Device, threads and torch version, which published measurements must name."""
     if device == 'cuda':
-        return torch.cuda.get_device_name()
-    found = re.search(r'Model name:\s*(.+)', collect_env.get_cpu_info(collect_env.run) or '')
-    return found[1] if found else platform.machine()
+        name = torch.cuda.get_device_name()
+    else:
+        found = re.search(r'Model name:\s*(.+)', collect_env.get_cpu_info(collect_env.run) or '')
+        name = f'{found[1] if found else platform.machine()}, {torch.get_num_threads()} threads'
+    return f'{name}, torch {torch.__version__}'

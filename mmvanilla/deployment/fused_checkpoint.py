@@ -1,4 +1,4 @@
-"""Checkpoints of fused networks, with what is needed to run them."""
+"""Checkpoints of fused networks, with everything that is needed to run them."""
 
 from pathlib import Path
 from typing import Any, Optional, Union
@@ -11,7 +11,7 @@ from ..checkpoint import replace_when_whole
 from ..config import deploy_config
 from ..version import __version__
 
-# Top-level settings that training alone reads, hooks of averaged weights among them.
+# Top-level settings that only training uses, including EMA hooks.
 OF_TRAINING = (
     *('train_dataloader', 'train_cfg', 'val_dataloader', 'val_cfg', 'val_evaluator'),
     *('optim_wrapper', 'param_scheduler', 'auto_scale_lr', 'custom_hooks'),
@@ -20,7 +20,7 @@ OF_TRAINING = (
 
 
 def inference_config(cfg: Config) -> Config:
-    """A copy of a config for fused weights, without what training alone reads."""
+    """A copy of a config for fused weights, without settings that only training uses."""
     cfg = deploy_config(cfg)
     for name in OF_TRAINING:
         cfg.pop(name, None)
@@ -40,8 +40,8 @@ def save_fused(
         path: The file.
         network: The fused network.
         cfg: A config that builds it in deploy form.
-        dataset_meta: Names of the classes, as mmengine keeps them; None if they are not known.
-        progress: What else goes into the checkpoint's ``meta``.
+        dataset_meta: The data set's ``metainfo`` with the names of the classes, or None.
+        progress: More entries for the checkpoint's ``meta``.
     """
     meta = dict(
         cfg=cfg.pretty_text,
@@ -49,7 +49,7 @@ def save_fused(
         **progress,
         mmvanilla_version=__version__,
     )
-    if dataset_meta is not None:  # inferencers read what is there
+    if dataset_meta is not None:  # inferencers fail on None
         meta['dataset_meta'] = dataset_meta
     weights = {name: value.cpu() for name, value in network.state_dict().items()}
     with replace_when_whole(path) as temporary:

@@ -1,4 +1,4 @@
-"""What a Runner uses: hooks, an optimizer constructor, and merging inside a run."""
+"""What a Runner uses: hooks, an optimizer constructor, and merging during a run."""
 
 from .hooks.atomic_checkpoint_hook import AtomicCheckpointHook
 from .hooks.deep_training_hook import DeepTrainingHook

@@ -1,15 +1,11 @@
-"""Merging the deep convolutions of a network while it trains, with its optimizers and copies."""
+"""Merging the deep convolutions of a network during training, with its optimizers and copies."""
 
 import gc
 from typing import Collection, Iterable, List, Optional
 
 from mmengine.dist import all_reduce_params
 from mmengine.hooks import EMAHook
-from mmengine.model import (
-    BaseAveragedModel,
-    MMSeparateDistributedDataParallel,
-    is_model_wrapper,
-)
+from mmengine.model import MMSeparateDistributedDataParallel, is_model_wrapper
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
 from torch.nn.parallel import DistributedDataParallel
@@ -34,29 +30,29 @@ def check_run(runner: Runner) -> None:
     ):
         raise UsageError(
             f'merging does not work in {type(model).__name__}: use MMDistributedDataParallel, or '
-            'train in deep form (without merge, from weights that are not merged).'
+            'train in deep form (without merge=True, from weights that are not merged).'
         )
     for optimizer in _optimizers(runner):
         if hasattr(optimizer, 'consolidate_state_dict'):
             raise UsageError(
-                f'merging does not work with {type(optimizer).__name__}, which shares its '
-                'parameters among processes: use the optimizer itself, or train in deep form '
-                '(without merge, from weights that are not merged).'
+                f'merging does not work with {type(optimizer).__name__}, which spreads its '
+                'state over processes: use an ordinary optimizer, or train in deep form '
+                '(without merge=True, from weights that are not merged).'
             )
 
 
 def merge_in_run(runner: Runner, prefixes: Optional[Collection[str]] = None) -> None:
-    """Brings the model of a run that is at λ = 1 to merged form, and all that belongs to it.
+    """Merges the model of a run at λ = 1, with its averaged copies, its optimizers and DDP.
 
-    The averaged copies are merged by their own statistics, and the function that each of them and
-    the model computes in eval mode stays the same. The merged parameters take the place of the
-    first convolutions' in the optimizer: their groups, learning rates and weight decays; they start
-    without momenta. Everything else in the optimizer stays as it was.
+    The model and each copy, which is merged with its own statistics, compute the same in eval mode
+    before and after. In the optimizer the merged parameters replace those of the first
+    convolutions, with their groups, learning rates and weight decays; they start without momenta.
+    Everything else in the optimizer stays as it was.
 
     Args:
         runner: The runner.
-        prefixes: What the keys of the deep convolutions to merge begin with, which may be merged
-            already in the model or its copies; all of them by default.
+        prefixes: The prefixes of the deep convolutions to merge; by default all. Some may already
+            be merged in the model or its copies.
     """
     check_run(runner)
     network = unwrap(runner.model)
@@ -70,15 +66,19 @@ def merge_in_run(runner: Runner, prefixes: Optional[Collection[str]] = None) -> 
         ]
     for _, conv in convs:
         conv.check_foldable()
-    # Every process has statistics of its own images.
+    # Every process has the statistics of its own images.
     all_reduce_params((b for _, conv in convs if conv.is_deep for b in conv.buffers()), op='mean')
     for _, conv in convs:
         conv.fold('merged')
     _replace_in_optimizers([conv for model, conv in convs if model is network], _optimizers(runner))
     for _, conv in convs:
         conv.let_go()
-    for each in averaged:
-        _renew_table(each)
+    for each in averaged:  # each keeps a table of its network's parameters
+        each.avg_parameters = (
+            each.module.state_dict()
+            if each.update_buffers
+            else dict(each.module.named_parameters())
+        )
     if is_model_wrapper(runner.model):
         # DDP holds its original parameters until it is garbage-collected.
         runner.model = network
@@ -94,24 +94,16 @@ def _optimizers(runner: Runner) -> List[Optimizer]:
 
 
 def _replace_in_optimizers(convs: Iterable[Foldable], optimizers: Iterable[Optimizer]) -> None:
-    """Gives optimizers the parameters of merged convolutions for those that they still hold."""
-    # By identity: tensors are compared element by element.
+    """Replaces parameters that optimizers hold by those of the merged convolutions."""
+    # By id: == compares tensors element by element.
     successors = {id(old): new for conv in convs for old, new in conv.replaced()}
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             for param in group['params']:
                 if id(param) in successors:
                     optimizer.state.pop(param, None)
-            # A group may end up empty. It stays: schedulers know groups by their number.
+            # A group that ends up empty stays: schedulers know groups by their number.
             params = [successors.get(id(param), param) for param in group['params']]
             group['params'] = [param for param in params if param is not None]
             if not any(param in optimizer.state for param in group['params']):
-                group.pop('step', None)  # mmpretrain's Lamb counts the steps of a group
-
-
-def _renew_table(averaged: BaseAveragedModel) -> None:
-    """Makes an averaged model anew what it keeps of its network: a table of parameters."""
-    network = averaged.module
-    averaged.avg_parameters = (
-        network.state_dict() if averaged.update_buffers else dict(network.named_parameters())
-    )
+                group.pop('step', None)  # mmpretrain's Lamb counts steps by group

@@ -19,17 +19,17 @@ SOURCE = 'https://github.com/google-research/reassessed-imagenet'
 class ImageNetReaL(BaseMetric):
     """Top-1 accuracy, in percent, against the labels of "Are we done with ImageNet?".
 
-    A prediction is right if it is one of the image's labels; images without labels are left out,
-    as the authors of the labels do (https://arxiv.org/abs/2006.07159). It stands beside
-    mmpretrain's ``Accuracy`` in an evaluator, and reads mmpretrain's predictions.
+    A prediction is right if it is one of the image's labels; images without labels do not count
+    (https://arxiv.org/abs/2006.07159). It is used in an evaluator beside mmpretrain's ``Accuracy``,
+    on the predictions of mmpretrain's classifiers.
 
     Args:
         labels: Path of ``real.json``, a list of label lists in the order of the validation images'
-            numbers. Where there is no such file, a warning says so and no figure is given.
+            numbers. If the file is missing, a warning says so and there is no result.
         collect_device: As in mmengine's BaseMetric.
 
     Raises:
-        UsageError: if the file is not ``real.json``, or an image's name holds no number.
+        UsageError: if the file is not ``real.json``, or an image's name has no number.
     """
 
     default_prefix = 'real'
@@ -41,7 +41,7 @@ class ImageNetReaL(BaseMetric):
         self.labels = None
         if not Path(labels).exists():
             print_log(
-                f'ImageNet-ReaL accuracy is left out: there is no {labels}; get real.json from '
+                f'ImageNet-ReaL accuracy is left out: {labels} does not exist; get real.json from '
                 f'{SOURCE}.',
                 'current',
                 logging.WARNING,
@@ -55,9 +55,9 @@ class ImageNetReaL(BaseMetric):
             ) from None
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
-        """Keeps whether the prediction is one of the image's labels, None if it has none.
+        """Records whether the prediction is one of the image's labels, None if it has none.
 
-        One result per image: several processes' results are put together by their number.
+        One result per image, since mmengine merges the results of processes by counting images.
         """
         if self.labels is None:
             self.results += [None] * len(data_samples)
@@ -68,7 +68,7 @@ class ImageNetReaL(BaseMetric):
             if number is None or not 0 < int(number[1]) <= len(self.labels):
                 raise UsageError(
                     f'{name} is not a validation image of ImageNet (ILSVRC2012_val_00000001.JPEG '
-                    f'to {len(self.labels)}): keep their names, or leave ImageNetReaL out of the '
+                    f'to {len(self.labels)}): keep their names, or remove ImageNetReaL from the '
                     'evaluator.'
                 )
             labels = self.labels[int(number[1]) - 1]
@@ -76,6 +76,6 @@ class ImageNetReaL(BaseMetric):
             self.results.append(right if labels else None)
 
     def compute_metrics(self, results: List[Optional[bool]]) -> Dict[str, float]:
-        """``top1``, in percent; nothing where no image has labels."""
+        """``top1``, in percent; empty if no image has labels."""
         labelled = [right for right in results if right is not None]
         return dict(top1=100 * sum(labelled) / len(labelled)) if labelled else {}

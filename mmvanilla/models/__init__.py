@@ -1,4 +1,4 @@
-"""The network. The best order to read it in:
+"""The network, best read in this order:
 
 vanillanet.py         the block and the network
 deep_conv.py          equation 1: a convolution that is trained as two
@@ -7,8 +7,8 @@ architecture.py       the released models
 cls_head.py           the classifier
 shortcut.py           the ablation of Table 3
 retrofit.py           the two techniques for other networks
-folding/              how layers of training become one convolution
-loading/              how weights of any form and name get into a network
+folding/              how the layers of training become one convolution
+loading/              how weights of any form and name are loaded
 efficiency/           what saves memory or time on some devices
 """
 

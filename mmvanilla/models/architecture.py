@@ -34,7 +34,7 @@ def parse_arch(
 
     Args:
         arch: A name, or the channels, strides and sizes themselves.
-        architectures: Those that have names.
+        architectures: The architectures that have names.
 
     Raises:
         UsageError: if the name is unknown, or if the lengths do not match.
@@ -43,32 +43,32 @@ def parse_arch(
         if str(arch) not in architectures:
             raise UsageError(
                 f'arch={arch!r} is unknown: choose one of '
-                f'{", ".join(map(repr, architectures))}, or give channels and strides.'
+                f'{", ".join(map(repr, architectures))}, or give a dict of channels and strides.'
             )
         arch = architectures[str(arch)]
     unknown = set(arch) - {'channels', 'strides', 'adaptive_pool_sizes'}
     if unknown or not {'channels', 'strides'} <= set(arch):
         raise UsageError(
-            f'arch has the keys {sorted(arch)}: it takes channels and strides, '
-            'and optionally adaptive_pool_sizes.'
+            f'arch has the keys {sorted(arch)}, but takes channels and strides, and optionally '
+            'adaptive_pool_sizes.'
         )
     channels, strides = arch['channels'], arch['strides']
     pool_sizes = arch.get('adaptive_pool_sizes')
     if len(channels) != len(strides) + 1:
         raise UsageError(
-            f'arch has {len(channels)} channels and {len(strides)} strides: give one stride '
-            'per block, and one more channel count than strides, the first for the stem.'
+            f'arch has {len(channels)} channels and {len(strides)} strides: give the channels of '
+            'the stem and of each block, and a stride for each block.'
         )
     if pool_sizes and len(pool_sizes) != len(strides):
         raise UsageError(
-            f'arch has {len(pool_sizes)} adaptive_pool_sizes and {len(strides)} strides: give '
-            'one size per block, 0 for pooling by the stride.'
+            f'arch has {len(pool_sizes)} adaptive_pool_sizes and {len(strides)} strides: give a '
+            'size for each block, 0 to pool by the stride.'
         )
     return list(channels), list(strides), pool_sizes
 
 
 def find_stages(strides: Sequence[int]) -> Tuple[int, ...]:
-    """The stage of the stem, then of each block. A stage begins wherever the resolution falls."""
+    """The stage of the stem, then of each block; a stage begins wherever the resolution drops."""
     return tuple(accumulate((s > 1 for s in strides), initial=0))
 
 
@@ -77,23 +77,22 @@ def match_layers(
     stages: Sequence[int],
     architectures: Dict[str, Dict[str, Any]] = ARCHITECTURES,
 ) -> Dict[str, str]:
-    """Which layer takes the weights of each layer of a shallower network: the one at the same place
-    of the same stage.
+    """Maps each layer of a shallower network to the layer at the same place in the same stage.
 
     Args:
         source_arch: The shallower network.
-        stages: The stages of the network's own layers, as ``find_stages`` returns them.
-        architectures: Those that have names.
+        stages: The stages of the deeper network's layers, as ``find_stages`` returns them.
+        architectures: The architectures that have names.
 
     Raises:
-        UsageError: if the source has more layers in a stage than the network.
+        UsageError: if the shallower network has more layers in some stage.
     """
     source = _layers_by_place(find_stages(parse_arch(source_arch, architectures)[1]))
     own = _layers_by_place(stages)
     if not source.keys() <= own.keys():
         raise UsageError(
-            f'source_arch={source_arch!r} has more layers in a stage than the backbone: give '
-            'a shallower one.'
+            f'source_arch={source_arch!r} has more layers in some stage than the backbone: give a '
+            'shallower one.'
         )
     return {layer: own[place] for place, layer in source.items()}
 

@@ -14,17 +14,17 @@ try:
     from mmpretrain.models.heads import ClsHead
 except ImportError as error:
     raise UsageError(
-        f'VanillaNetClsHead needs mmpretrain, which cannot be imported ({error}): install it, as '
-        'with pip install mmpretrain.'
+        f'VanillaNetClsHead needs mmpretrain, which cannot be imported ({error}): install it with '
+        'pip install mmpretrain.'
     ) from error
 
 
 @register(MODELS)
 class VanillaNetClsHead(ClsHead):
-    """Global average pooling, dropout, and a deep convolution that gives the logits.
+    """Global average pooling, dropout, and a deep convolution that returns the logits.
 
-    The deep convolution has ``num_classes`` channels between its two convolutions, as the authors'
-    code has, and no norm after the second.
+    As in the authors' code, the deep convolution has ``num_classes`` channels between its two
+    convolutions, and no norm after the second.
 
     Args:
         num_classes: Number of classes.
@@ -33,8 +33,8 @@ class VanillaNetClsHead(ClsHead):
         loss: Config of the loss. By default the paper's (Table 7): binary cross entropy, the mean
             over images and classes, on targets smoothed by 0.1, hard or soft (Mixup, CutMix).
         deploy: Whether to build the deploy form, for weights that are fused already.
-        norm_cfg: Config of the batch norm; its eps is 1e-6 unless it gives one.
-        merged: Whether to build the merged form, as the backbone's.
+        norm_cfg: Config of the batch norm. Its eps is 1e-6 unless the config sets one.
+        merged: Whether to build the merged form; the backbone takes the same argument.
         init_cfg: Weight initialization; the backbone's by default.
         kwargs: ``topk`` and ``cal_acc`` of mmpretrain's ClsHead.
     """
@@ -52,7 +52,7 @@ class VanillaNetClsHead(ClsHead):
         **kwargs: Any,
     ) -> None:
         if loss is None:
-            # mmpretrain sums this loss over the classes: the weight makes it a mean.
+            # mmpretrain sums this loss over the classes; the weight makes it a mean.
             loss = dict(
                 type='mmpretrain.LabelSmoothLoss',
                 label_smooth_val=0.1,
@@ -65,15 +65,8 @@ class VanillaNetClsHead(ClsHead):
         self.num_classes = num_classes
         self.in_channels = in_channels
         self.dropout = nn.Dropout(dropout)
-        self.conv = DeepConv(
-            in_channels,
-            num_classes,
-            mid_channels=num_classes,
-            norm_cfg=norm_cfg,
-            final_norm=False,
-            merged=merged,
-            deploy=deploy,
-        )
+        form = dict(norm_cfg=norm_cfg, final_norm=False, merged=merged, deploy=deploy)
+        self.conv = DeepConv(in_channels, num_classes, mid_channels=num_classes, **form)
         rename_on_loading(self)
 
     def pre_logits(self, feats: Tuple[Tensor, ...]) -> Tensor:
@@ -86,5 +79,5 @@ class VanillaNetClsHead(ClsHead):
         return self.conv(x[..., None, None]).flatten(1)  # (N, C, 1, 1) to (N, num_classes)
 
     def switch_to_deploy(self) -> None:
-        """Any form to deploy form, in place; raises UsageError if λ is not 1."""
+        """Fuses the head in place; raises UsageError if λ is not 1."""
         self.conv.switch_to_deploy()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..errors import UsageError
 from .efficiency.conv2d import Conv2d
 from .efficiency.on_cpu import in_training_on_cpu, lean_deep_conv
-from .folding.arithmetic import conv_like, fuse_conv_bn, merge_convs, put_conv, take
+from .folding.arithmetic import conv_like, fold_norm, merge_convs, put_conv, take
 from .folding.foldable import FORMS, Foldable
 from .norm import build_batch_norm, describe_batch_norm
 
@@ -20,8 +20,8 @@ DEEP_LAYERS = ('conv1', 'norm1', 'conv2')
 class DeepActivation(nn.Module):
     """``(1 - λ) ReLU(x) + λ x`` (equation 1), which is a leaky ReLU of slope λ.
 
-    λ travels with the state dict as a 0-dim float64 tensor, exact to the last digit. It is not a
-    buffer: an averaged model (EMA) would average it, and it would then never be exactly 1.
+    λ is saved in the state dict as a 0-dim float64 tensor, which keeps every digit. It is not a
+    buffer: an averaged model (EMA) would average it, so it would never be exactly 1.
     """
 
     def __init__(self) -> None:
@@ -44,7 +44,7 @@ class DeepActivation(nn.Module):
 def check_lambda(value: float) -> float:
     """Raises UsageError unless λ is between 0 and 1."""
     if not 0 <= value <= 1:
-        raise UsageError(f'λ = {value} is out of range: it goes from 0 to 1.')
+        raise UsageError(f'λ must be from 0 to 1, got {value}.')
     return value
 
 
@@ -55,15 +55,15 @@ class DeepConv(Foldable):
     form   contents                       use
     ====== ============================== ==============================================
     deep   conv · BN · [λ] · conv (· BN)  training, at any λ
-    merged conv (· BN)                    training once λ = 1, the pair folded into one
-    deploy conv                           inference, everything folded
+    merged conv (· BN)                    training once λ = 1, the pair merged into one
+    deploy conv                           inference, the norm folded into it too
     ====== ============================== ==============================================
 
     Args:
         in_channels: Channels of the input.
         out_channels: Channels of the output.
-        kernel_size: Kernel size of the first convolution; the second is 1x1, which makes the pair
-            merge exactly, whatever the first.
+        kernel_size: Kernel size of the first convolution. The second is 1x1, so that the pair
+            merges exactly whatever the first is.
         stride: Stride of the first convolution.
         padding: Padding of the first convolution.
         dilation: Dilation of the first convolution.
@@ -71,7 +71,7 @@ class DeepConv(Foldable):
         padding_mode: Padding mode of the first convolution.
         mid_channels: Channels between the two; ``in_channels`` by default.
         norm_cfg: Config of the batch norms.
-        final_norm: Whether a norm follows the second convolution (not in a classifier).
+        final_norm: Whether a norm follows the second convolution; in a classifier none does.
         merged: Whether to build the merged form.
         deploy: Whether to build the deploy form.
 
@@ -107,7 +107,7 @@ class DeepConv(Foldable):
         self.groups = groups
         self.norm_keys, self.norm_eps = describe_batch_norm(norm_cfg)
         self.has_norm = final_norm
-        if not final_norm:  # merged, it is one convolution already
+        if not final_norm:  # the merged form is one convolution already
             self.forms = FORMS[:2]
         if merged or deploy:
             self.conv = Conv2d(in_channels, out_channels, **geometry)
@@ -122,7 +122,7 @@ class DeepConv(Foldable):
 
     @property
     def is_deep(self) -> bool:
-        """Whether the two convolutions are still two."""
+        """Whether the pair is not merged yet."""
         return hasattr(self, 'conv1')
 
     @property
@@ -137,8 +137,8 @@ class DeepConv(Foldable):
             self.act.lambda_ = float(value)
         elif value != 1:
             raise UsageError(
-                f'λ = {value} cannot be set on a merged deep convolution: its two convolutions are '
-                'one; build the network in its deep form (without merged=True).'
+                f'λ = {value} cannot be set on a merged deep convolution, whose pair is one '
+                'convolution: build the network in deep form (without merged=True).'
             )
 
     @in_training_on_cpu(lean_deep_conv)
@@ -174,12 +174,11 @@ class DeepConv(Foldable):
         }
 
     def explain_mismatch(self, weights: Mapping[str, Tensor]) -> Optional[str]:
-        """They are without deep training, or at a λ that this form cannot have."""
-        if 'weight' in weights:  # of a network that was given deep training later
+        """They have no pair, or a λ that this form cannot have."""
+        if 'weight' in weights:  # of the convolution that this layer replaced
             return (
-                'it has a plain convolution there, and the network two; train without these '
-                'weights (init_cfg=None in a config), or take those of a network with deep '
-                'training.'
+                'it has one convolution there, the network a pair; train without these weights '
+                '(init_cfg=None in a config), or use those of a network with deep training.'
             )
         try:
             lambda_ = check_lambda(float(weights.get('act._extra_state', 1)))
@@ -188,8 +187,8 @@ class DeepConv(Foldable):
         if lambda_ == 1 or self.is_deep:
             return None
         return (
-            f'its λ is {lambda_:g}, and the pair merges only at 1: train it to λ = 1 first, or '
-            'build the network anew, without merged=True and deploy=True.'
+            f'its λ is {lambda_:g}, and a pair merges only at 1: train it to λ = 1 first, or '
+            'rebuild the network without merged=True and deploy=True.'
         )
 
     def fold_weights(self, state_dict: Dict[str, Tensor], prefix: str, form: str) -> None:
@@ -200,7 +199,7 @@ class DeepConv(Foldable):
             conv, norm, second = (take(state_dict, f'{prefix}{n}.') for n in DEEP_LAYERS)
             take(state_dict, f'{prefix}act.')
             weight, bias = merge_convs(
-                fuse_conv_bn(conv['weight'], conv['bias'], norm, self.norm_eps),
+                fold_norm(conv['weight'], conv['bias'], norm, self.norm_eps),
                 (second['weight'], second['bias']),
                 self.groups,
             )
@@ -209,17 +208,15 @@ class DeepConv(Foldable):
             weight, bias = conv['weight'], conv['bias']
         if form == 'deploy':
             norm = take(state_dict, f'{prefix}norm.')
-            weight, bias = fuse_conv_bn(weight, bias, norm, self.norm_eps)
+            weight, bias = fold_norm(weight, bias, norm, self.norm_eps)
         own = self.conv1 if self.is_deep else self.conv
         put_conv(state_dict, prefix, weight, bias, own.weight.dtype)
 
     def build_form(self, form: str) -> None:
-        self.conv = (
-            conv_like(self.conv1, self.conv2.out_channels)
-            if self.is_deep
-            else conv_like(self.conv, self.conv.out_channels)
-        )
         if self.is_deep:
+            self.conv = conv_like(self.conv1, self.conv2.out_channels)
             del self.conv1, self.norm1, self.act, self.conv2
+        else:
+            self.conv = conv_like(self.conv, self.conv.out_channels)
         if form == 'deploy':
             self.norm = nn.Identity()

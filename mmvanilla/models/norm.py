@@ -11,14 +11,14 @@ NORM_LAYERS = {'BN': nn.BatchNorm2d, 'BN2d': nn.BatchNorm2d, 'SyncBN': nn.SyncBa
 
 
 def build_batch_norm(norm_cfg: dict, num_features: int) -> _BatchNorm:
-    """Builds a batch norm from a config of mmcv's form; eps is 1e-6 unless ``norm_cfg`` gives one.
+    """Builds a batch norm from a config as mmcv has it; eps is 1e-6 unless ``norm_cfg`` sets it.
 
     Args:
-        norm_cfg: ``type`` ('BN' or 'SyncBN'), ``requires_grad``, and arguments of the layer.
+        norm_cfg: ``type`` ('BN' or 'SyncBN'), ``requires_grad``, and the layer's arguments.
         num_features: Number of channels.
 
     Raises:
-        UsageError: if the type is not a batch norm: only those fold into a convolution.
+        UsageError: if it is not a batch norm with running statistics: only those can be folded.
     """
     kwargs = {'eps': 1e-6, **norm_cfg}
     norm_type = kwargs.pop('type', None)
@@ -29,7 +29,7 @@ def build_batch_norm(norm_cfg: dict, num_features: int) -> _BatchNorm:
         )
     if not kwargs.get('track_running_stats', True):
         raise UsageError(
-            'norm_cfg has track_running_stats=False: a norm folds by its running statistics, leave '
+            'norm_cfg has track_running_stats=False, but folding needs running statistics: leave '
             'it out.'
         )
     requires_grad = kwargs.pop('requires_grad', True)
@@ -40,6 +40,6 @@ def build_batch_norm(norm_cfg: dict, num_features: int) -> _BatchNorm:
 
 
 def describe_batch_norm(norm_cfg: dict) -> Tuple[Tuple[str, ...], float]:
-    """Names of the weights of a batch norm, but for its counter, and its eps, by its config."""
+    """The names of a batch norm's weights, without its counter, and its eps."""
     norm = build_batch_norm(norm_cfg, 1)
     return tuple(name for name in norm.state_dict() if name != 'num_batches_tracked'), norm.eps

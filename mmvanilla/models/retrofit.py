@@ -1,7 +1,7 @@
-"""The paper's two techniques for networks of plain convolutions and ReLU modules (Table 2).
+"""The paper's two techniques for networks of ordinary convolutions and ReLU modules (Table 2).
 
-The paper gives them to AlexNet and ResNet-50, and leaves open to which layers. Here it is all of
-them: every convolution is trained as two, every ReLU on feature maps is a series activation.
+The paper applies them to AlexNet and ResNet-50 without saying to which layers. Here it is all of
+them: every convolution is trained as two, every ReLU on feature maps becomes a series activation.
 """
 
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Set, Tuple, Union
@@ -14,13 +14,15 @@ from torch.nn.utils.parametrize import is_parametrized
 from ..errors import UsageError
 from ..registry import MODELS, register
 from .deep_conv import DeepConv
+from .folding.arithmetic import geometry_of
 from .folding.foldable import Foldable
 from .folding.network import copy_network, switch_to_deploy
 from .loading.names import rename_on_loading
 from .series_activation import SeriesActivation
 
-# Where the forward functions of plain convolutions are: torch's, and mmcv's for empty batches.
-PLAIN = (nn.Conv2d.__module__, 'mmcv.cnn.bricks.wrappers')
+# The modules whose forward functions compute an ordinary convolution: torch's, and mmcv's for empty
+# batches.
+ORDINARY = (nn.Conv2d.__module__, 'mmcv.cnn.bricks.wrappers')
 # A module, its name for one of its children, and the child's name in the whole network.
 Place = Tuple[nn.Module, str, str]
 
@@ -31,35 +33,36 @@ def add_deep_training(
     skip: Union[str, Sequence[str]] = (),
     inplace: bool = False,
 ) -> nn.Module:
-    """Makes a deep convolution of every convolution of a network (section 3.1).
+    """Replaces every convolution of a network by a deep convolution (section 3.1).
 
-    The first of the two has the geometry of the one that it replaces, and as many output channels;
-    the second is 1x1, of as many groups. Such a pair merges exactly, whatever the kernel size,
-    stride, padding or dilation. Norms of the network stay where they are. The weights are fresh:
-    this is for networks that are then trained. On maps of 1x1, as in squeeze-and-excitation, the
-    norms inside the pairs have a value per image: ``skip`` those layers, or take large batches.
+    The first of the two convolutions has the geometry of the one that it replaces and as many
+    output channels; the second is 1x1 with as many groups. Such a pair merges exactly, whatever the
+    kernel size, stride, padding or dilation. The norms of the network stay where they are. The new
+    weights are random: the network is to be trained afterwards. On maps of 1x1, as in
+    squeeze-and-excitation, the norms inside the pairs see one value per image: ``skip`` those
+    layers, or train with large batches.
 
     Args:
         model: Any module. Its linear layers stay as they are.
         norm_cfg: Config of the norms inside the pairs.
-        skip: Names of layers to leave as they are, with all that is in them.
+        skip: Names of layers to leave as they are, with everything inside them.
         inplace: Whether to change ``model`` itself instead of a copy.
 
     Returns:
-        The network, which ``set_deep_training_lambda``, ``merge_deep_convs``, ``switch_to_deploy``
-        and ``DeepTrainingHook`` work on.
+        The network. ``set_deep_training_lambda``, ``merge_deep_convs``, ``switch_to_deploy`` and
+        ``DeepTrainingHook`` work on it.
 
     Raises:
-        UsageError: naming a convolution that no such pair can replace (transposed, of other than
-            two dimensions, with an arithmetic of its own, frozen, or inside a layer that folds
-            itself), or if there is none at all; if the network keeps its norms in eval mode
-            (``norm_eval=True``, mmdet's default for ResNet).
+        UsageError: if there is no convolution, or one that a pair cannot replace (transposed, not
+            two-dimensional, with arithmetic of its own, frozen, or inside a layer that folds
+            itself); if the network keeps its norms in eval mode (``norm_eval=True``, mmdet's
+            default for ResNet).
     """
     model = model if inplace else copy_network(model)
     skip = _names(model, skip)
     places = list(_places(model, _ConvNd, skip))
     if not places:
-        raise UsageError(f'{type(model).__name__} has no convolution (any more) to train as two.')
+        raise UsageError(f'{type(model).__name__} has no convolution (left) to train as two.')
     for place in places:
         _check_conv(model, *place)
     _check_norms(model, skip)
@@ -81,28 +84,28 @@ def add_series_activation(
     input_shape: Sequence[int] = (3, 224, 224),
     inplace: bool = False,
 ) -> nn.Module:
-    """Makes a series activation of every ReLU on feature maps of a network (section 3.2).
+    """Replaces every ReLU on feature maps of a network by a series activation (section 3.2).
 
-    The network is run once, without arithmetic, to see how many channels each has. A ReLU module
-    that is called several times, as in the blocks of ResNet, becomes as many series activations.
-    The network must use what its ReLUs return, also those that work in place.
+    The network is run once on the meta device to find the channels of each. A ReLU module that is
+    called several times, as in the blocks of ResNet, becomes as many series activations. The
+    network must use what its ReLUs return, even where they work in place.
 
     Args:
-        model: Any module that is called with a batch of images.
+        model: Any module that takes a batch of images.
         act_num: Series number n.
         norm_cfg: Config of the series activations' norms.
-        skip: Names of layers to leave as they are, with all that is in them.
+        skip: Names of layers to leave as they are, with everything inside them.
         input_shape: Channels, height and width of an image that the network takes.
         inplace: Whether to change ``model`` itself instead of a copy.
 
     Returns:
-        The network. Other activations stay, and ReLUs that are not called in eval mode, or on
+        The network. Other activations stay, as do ReLUs that are not called in eval mode, or on
         vectors or maps of 1x1.
 
     Raises:
-        UsageError: if the network cannot be run so, or calls no ReLU module on feature maps; naming
-            a ReLU among frozen layers, or one whose calls cannot be told from each other; if the
-            network keeps its norms in eval mode (``norm_eval=True``, mmdet's default for ResNet).
+        UsageError: if the network cannot be run like this, or calls no ReLU module on feature maps;
+            if a ReLU is among frozen layers, or its calls cannot be told apart; if the network
+            keeps its norms in eval mode (``norm_eval=True``, mmdet's default for ResNet).
     """
     model = model if inplace else copy_network(model)
     skip = _names(model, skip)
@@ -110,7 +113,7 @@ def add_series_activation(
     if not channels:
         raise UsageError(
             f'{type(model).__name__} calls no nn.ReLU on feature maps (any more): other modules, '
-            'and functions, are not replaced.'
+            'and functions such as F.relu, are not replaced.'
         )
     _check_norms(model, skip)
     for parent, child, name in list(_places(model, nn.ReLU, skip)):
@@ -139,13 +142,13 @@ def with_techniques(
     """Builds a network with the paper's techniques from a config: ``mmvanilla.with_techniques``.
 
     Args:
-        network: Config of the network, of any OpenMMLab package.
-        deep_training: Whether to give it deep training, by ``add_deep_training``.
+        network: Config of the network, from any OpenMMLab package.
+        deep_training: Whether to apply ``add_deep_training``.
         act_num: Series number of ``add_series_activation``; None leaves the ReLUs.
-        norm_cfg: Config of the norms that the techniques bring.
+        norm_cfg: Config of the norms that the techniques add.
         skip: Names of layers to leave as they are.
         input_shape: Channels, height and width of an image that the network takes.
-        deploy: Whether to build the deploy form, for weights that are fused already.
+        deploy: Whether to build the deploy form, for weights that are already fused.
 
     Returns:
         The network itself, with the names and attributes that it has without the techniques.
@@ -167,11 +170,9 @@ def with_techniques(
 
 
 class _InTurn(nn.ModuleList):
-    """The series activations of a ReLU that its module calls several times, one for each call.
+    """The series activations of a ReLU that ``parent`` calls several times: one for each call.
 
-    Args:
-        parent: The module that calls them, in the same order at each of its own calls.
-        activations: The series activations, in that order.
+    The parent must make these calls in the same order whenever it runs.
     """
 
     def __init__(self, parent: nn.Module, activations: Sequence[nn.Module]) -> None:
@@ -185,12 +186,12 @@ class _InTurn(nn.ModuleList):
 
 
 class _ChannelsOfCalls(nn.Module):
-    """In the place of a ReLU: notes the channels of each call within a call of its parent."""
+    """Takes the place of a ReLU and records the channels of each call that ``parent`` makes."""
 
     def __init__(self, parent: nn.Module) -> None:
         super().__init__()
         self.turn = -1  # until its parent is called
-        # By call; None stands for what is no feature map.
+        # By call; None stands for anything that is not a feature map.
         self.channels: Dict[int, Set[Optional[int]]] = {}
         _start_turns_with(parent)
 
@@ -215,7 +216,7 @@ def _start_turns(parent: nn.Module, args: Any) -> None:
 def _channels_of_calls(
     model: nn.Module, skip: Set[str], input_shape: Sequence[int]
 ) -> Dict[str, List[int]]:
-    """For each ReLU on feature maps, by its name, the channels of its calls in their order."""
+    """The channels of each call of each ReLU on feature maps, by the name of the ReLU."""
     probe = copy_network(model).to('meta', torch.float32)
     probe.eval()
     places = list(_places(probe, nn.ReLU, skip))
@@ -226,8 +227,8 @@ def _channels_of_calls(
             probe(torch.empty(1, *input_shape, device='meta'))
     except Exception as error:
         raise UsageError(
-            f'{type(model).__name__} cannot be run on an image of {tuple(input_shape)}, to see the '
-            f'channels of its activations (if it takes others, give input_shape): {error}'
+            f'{type(model).__name__} cannot be run on an image of {tuple(input_shape)} to find the '
+            f'channels of its activations (if it takes other images, give input_shape): {error}'
         ) from error
     found = {}
     for parent, child, name in places:
@@ -244,52 +245,52 @@ def _check_relu(parent: nn.Module, channels: Dict[int, Set[Optional[int]]], name
     if parameters and not any(p.requires_grad for p in parameters):
         why = 'among frozen layers (frozen_stages), where a series activation would stay random'
     elif {None} in channels.values() or any(len(each) > 1 for each in channels.values()):
-        why = 'called on feature maps of other channels each time, or on something else too'
+        why = 'called with different numbers of channels, or not only on feature maps'
     elif len(channels) > 1 and -1 in channels:
         why = f'called several times, but not by the {type(parent).__name__} that holds it'
     elif len(channels) > 1 and getattr(parent, 'with_cp', False):
         why = 'called several times, and again in the backward pass (with_cp=True)'
     else:
         return
-    raise UsageError(f"{name} is {why}: change that, or leave it a ReLU with skip=('{name}',).")
+    raise UsageError(f"{name} is {why}: change that, or keep the ReLU with skip=('{name}',).")
 
 
 def _check_norms(model: nn.Module, skip: Set[str]) -> None:
-    """Refuses a network whose norms, those that the techniques bring too, stay in eval mode."""
+    """Refuses a network that keeps its norms in eval mode, those of the techniques included."""
     for name, module in model.named_modules():
         skipped = any(f'{name}.'.startswith(f'{other}.') for other in skip)
         if getattr(module, 'norm_eval', False) and not skipped:
             raise UsageError(
-                f'{type(module).__name__} has norm_eval=True, so that the norms which the '
-                'techniques bring would never have statistics: set norm_eval=False.'
+                f'{type(module).__name__} has norm_eval=True, so the norms that the techniques add '
+                'would never collect statistics: set norm_eval=False.'
             )
 
 
 def _check_conv(model: nn.Module, parent: nn.Module, child: str, name: str) -> None:
-    """Refuses a convolution that two cannot replace."""
+    """Refuses a convolution that a pair cannot replace."""
     conv = getattr(parent, child)
     above = ['.'.join(name.split('.')[:depth]) for depth in range(name.count('.') + 1)]
     folding = [n for n in above if hasattr(model.get_submodule(n), 'switch_to_deploy')]
     if folding:
         name = folding[0]
         why = 'folds its convolutions itself (switch_to_deploy)'
-    elif 'weight' in parent._parameters:  # as a deformable convolution, whose offsets conv gives
+    elif 'weight' in parent._parameters:  # a deformable convolution, which takes offsets from conv
         name = above[-1]
-        why = 'computes with what its convolution gives'
+        why = 'computes with what its convolution returns'
     elif (
         not isinstance(conv, nn.Conv2d)
-        or type(conv).forward.__module__ not in PLAIN
+        or type(conv).forward.__module__ not in ORDINARY
         or type(conv)._conv_forward is not nn.Conv2d._conv_forward
         or is_parametrized(conv)
-        or conv._forward_pre_hooks  # as weight norm of old style has
+        or conv._forward_pre_hooks  # such as those of the older weight norm
     ):
         why = 'does not merge with a 1x1 convolution after it'
     elif not conv.weight.requires_grad:
-        why = 'is frozen (frozen_stages), and would stay random as two'
+        why = 'is frozen (frozen_stages), so a pair would stay random'
     else:
         return
     kind = type(model.get_submodule(name)).__name__
-    mend = f"leave it as it is with skip=('{name}',)" if name else 'give another network'
+    mend = f"leave it as it is with skip=('{name}',)" if name else 'use another network'
     raise UsageError(f'{name or "the network"} is a {kind}, which {why}: {mend}.')
 
 
@@ -297,12 +298,7 @@ def _make_deep(conv: nn.Conv2d, norm_cfg: dict) -> DeepConv:
     deep = DeepConv(
         conv.in_channels,
         conv.out_channels,
-        conv.kernel_size,
-        conv.stride,
-        conv.padding,
-        conv.dilation,
-        conv.groups,
-        conv.padding_mode,
+        **geometry_of(conv),
         mid_channels=conv.out_channels,
         norm_cfg=norm_cfg,
         final_norm=False,

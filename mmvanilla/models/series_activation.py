@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from ..errors import UsageError
 from .efficiency.conv2d import Conv2d
-from .folding.arithmetic import conv_like, fuse_conv_bn, put_conv, take
+from .folding.arithmetic import conv_like, fold_norm, put_conv, take
 from .folding.foldable import Foldable
 from .norm import build_batch_norm, describe_batch_norm
 
@@ -29,7 +29,7 @@ class SeriesActivation(Foldable):
         UsageError: if the series number is negative.
     """
 
-    forms = ('merged', 'deploy')  # in training it is the same, whatever the deep convolutions are
+    forms = ('merged', 'deploy')  # in deep networks too it has a single form for training
 
     def __init__(
         self,
@@ -40,17 +40,11 @@ class SeriesActivation(Foldable):
     ) -> None:
         super().__init__()
         if act_num < 0:
-            raise UsageError(f'act_num={act_num} is no series number: give 0 or more.')
+            raise UsageError(f'act_num must be 0 or more, got {act_num}.')
         self.norm_keys, self.norm_eps = describe_batch_norm(norm_cfg)
         self.relu = nn.ReLU()
-        self.conv = Conv2d(
-            num_channels,
-            num_channels,
-            2 * act_num + 1,
-            padding=act_num,
-            groups=num_channels,
-            bias=deploy,
-        )
+        geometry = dict(padding=act_num, groups=num_channels, bias=deploy)
+        self.conv = Conv2d(num_channels, num_channels, 2 * act_num + 1, **geometry)
         self.norm = nn.Identity() if deploy else build_batch_norm(norm_cfg, num_channels)
 
     def form_in(self, state_dict: Mapping[str, Tensor], prefix: str = '') -> Optional[str]:
@@ -69,7 +63,7 @@ class SeriesActivation(Foldable):
         if its == own:
             return None
         return (
-            f'its series number is {its // 2} ({its}x{its} kernels), the network has '
+            f'its series number is {its // 2} ({its}x{its} kernels), but the network has '
             f'act_num={own // 2}; build it with act_num={its // 2}.'
         )
 
@@ -78,7 +72,7 @@ class SeriesActivation(Foldable):
             return
         norm = take(state_dict, f'{prefix}norm.')
         weight = state_dict[f'{prefix}conv.weight']
-        weight, bias = fuse_conv_bn(weight, None, norm, self.norm_eps)
+        weight, bias = fold_norm(weight, None, norm, self.norm_eps)
         put_conv(state_dict, prefix, weight, bias, self.conv.weight.dtype)
 
     def build_form(self, form: str) -> None:

@@ -10,7 +10,7 @@ SHORTCUTS = ('before_act', 'after_act')
 
 
 class Shortcut(nn.Module):
-    """Brings the input of a layer to the size of the layer's output, without parameters.
+    """Brings the input of a layer to the size of its output, without parameters.
 
     Args:
         in_channels: Channels of the layer's input.
@@ -43,8 +43,8 @@ class ShortcutBlock(nn.Module):
         pool: The pooling, ``nn.Identity()`` for none.
         act: The series activation.
         shortcut: What is added.
-        place: 'before_act' adds it to the input of the series activation, 'after_act' to the
-            output. The paper has no figure of either.
+        place: 'before_act' adds it to the input of the series activation, 'after_act' to its
+            output. The paper shows neither in a figure.
     """
 
     def __init__(

@@ -45,17 +45,17 @@ class VanillaBlock(nn.Module):
 
 @register(MODELS)
 class VanillaNet(BaseModule):
-    """VanillaNet backbone: a stem and a row of blocks, without shortcuts, without attention.
+    """VanillaNet backbone: a stem and a sequence of blocks, without shortcuts or attention.
 
-    A stage is a run of layers at one resolution. The four stages of the released architectures have
-    strides 4, 8, 16 and 32.
+    A stage is a sequence of layers at one resolution. The released architectures have four stages,
+    of strides 4, 8, 16 and 32.
 
     Args:
         arch: '5' to '13', '13-x1.5', '13-x1.5-ada', or a dict of ``channels`` (after the stem and
             after each block), ``strides`` (of each block's max-pooling) and, optionally,
             ``adaptive_pool_sizes``, one per block. If these are given, the stem is a 4x4
-            convolution of stride 3 and padding 1, and a block of stride 2 pools to its size (0
-            means pooling by the stride).
+            convolution of stride 3 and padding 1, and a block of stride 2 pools to its size (0:
+            by its stride).
         in_channels: Channels of the image.
         act_num: Series number n of the activations (section 3.2).
         out_indices: Stages whose features are returned, counted from 0.
@@ -66,12 +66,12 @@ class VanillaNet(BaseModule):
         with_cp: Whether to keep only the inputs of the blocks for the backward pass and to
             recompute the rest.
         deploy: Whether to build the deploy form, for weights that are already fused.
-        init_cfg: Weight initialization; a truncated normal of deviation 0.02 by default.
+        init_cfg: Weight initialization; a truncated normal with deviation 0.02 by default.
             ``dict(type='Pretrained', checkpoint=...)`` loads checkpoints of this package, of
             mmpretrain and mmdet models that contain this backbone, and the authors' own files.
             Every key must match. A checkpoint of None is ignored. With ``source_arch``, the
             checkpoint is that of a shallower network: its layers go to the layers at the same
-            place of the same stage, and the layers that it lacks are initialized afresh.
+            place in the same stage, and the layers that it lacks keep their initialization.
         merged: Whether to build the merged form, which trains at λ = 1 from the start, as in
             fine-tuning. Weights in deep form, including the authors', are merged on loading. From
             random weights this is the network without deep training (Table 2).
@@ -90,7 +90,7 @@ class VanillaNet(BaseModule):
     """
 
     arch_settings = ARCHITECTURES
-    # The deviation of the authors' code. The paper prints 0.2 (Table 7).
+    # The deviation is that of the authors' code; the paper prints 0.2 (Table 7).
     default_init_cfg = dict(type='TruncNormal', layer='Conv2d', std=0.02, bias=0.0)
 
     def __init__(
@@ -120,14 +120,15 @@ class VanillaNet(BaseModule):
         self.norm_eval = norm_eval
         self.with_cp = with_cp
 
-        stem_geometry = (
+        stem = (
             dict(kernel_size=4, stride=3, padding=1)
             if pool_sizes
             else dict(kernel_size=4, stride=4)
         )
+        form = dict(norm_cfg=norm_cfg, merged=merged, deploy=deploy)
         # Stage and stride of the stem, then of each block.
         self.stage_of_layer = find_stages(strides)
-        stride_of_layer = tuple(accumulate(strides, mul, initial=stem_geometry['stride']))
+        stride_of_layer = tuple(accumulate(strides, mul, initial=stem['stride']))
         self.num_stages = self.stage_of_layer[-1] + 1
         self.out_indices = self._check_out_indices(out_indices, adaptive=bool(pool_sizes))
         if not -1 <= frozen_stages <= self.num_stages:
@@ -141,15 +142,7 @@ class VanillaNet(BaseModule):
         self.out_strides = tuple(stride_of_layer[layer] for layer in last)
 
         self.stem = VanillaBlock(
-            DeepConv(
-                in_channels,
-                channels[0],
-                **stem_geometry,
-                mid_channels=channels[0],
-                norm_cfg=norm_cfg,
-                merged=merged,
-                deploy=deploy,
-            ),
+            DeepConv(in_channels, channels[0], **stem, mid_channels=channels[0], **form),
             nn.Identity(),
             SeriesActivation(channels[0], act_num, deploy, norm_cfg),
         )
@@ -157,9 +150,7 @@ class VanillaNet(BaseModule):
         for i, stride in enumerate(strides):
             pooling = (stride, pool_sizes[i] if pool_sizes else 0)
             layers = (
-                DeepConv(
-                    channels[i], channels[i + 1], norm_cfg=norm_cfg, merged=merged, deploy=deploy
-                ),
+                DeepConv(channels[i], channels[i + 1], **form),
                 _pool(nn.MaxPool2d, nn.AdaptiveMaxPool2d, *pooling),
                 SeriesActivation(channels[i + 1], act_num, deploy, norm_cfg),
             )
@@ -214,7 +205,7 @@ class VanillaNet(BaseModule):
             if stage > self.out_indices[-1]:
                 break
             x = recompute_in_backward(layer, x, layer) if self.with_cp else layer(x)
-            outs[stage] = x  # (N, C, H, W); what stays is that of the last layer of the stage
+            outs[stage] = x  # (N, C, H, W); the last layer of the stage writes last
         return tuple(outs[stage] for stage in self.out_indices)
 
     def init_weights(self) -> None:
@@ -242,7 +233,7 @@ class VanillaNet(BaseModule):
     def _checkpoint_filter(self, state_dict: dict, prefix: str, *args: Any) -> None:
         """Called by mmpretrain's ImageClassifier before it loads a state dict, in place.
 
-        Every key of a backbone must match, which mmengine would not ask for; weights without a
+        Every key of a backbone must match, which mmengine would not check; weights without a
         backbone are left alone.
 
         Raises:
@@ -269,7 +260,7 @@ class VanillaNet(BaseModule):
         return self
 
     def switch_to_deploy(self) -> None:
-        """Any form to deploy form, in place; raises UsageError if λ is not 1."""
+        """Fuses the backbone in place; raises UsageError if λ is not 1."""
         layers = [layer for _, layer in named_foldables(self)]
         for layer in layers:
             layer.check_foldable()
@@ -281,7 +272,7 @@ class VanillaNet(BaseModule):
 
         Args:
             param_name: Name of the parameter.
-            prefix: What the name of this backbone's parameters begins with, such as 'backbone.'.
+            prefix: What the names of this backbone's parameters begin with, such as 'backbone.'.
 
         Returns:
             ``(layer_id, num_layers)``: 0 for the stem, i + 1 for block i, and ``num_layers - 1``

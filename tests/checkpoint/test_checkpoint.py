@@ -82,14 +82,14 @@ def test_truncated(tmp_path, keep, legacy):
     path = tmp_path / 'cut.pth'
     torch.save(dict(a=torch.ones(1000)), path, _use_new_zipfile_serialization=not legacy)
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(UsageError, match=r'cut\.pth is not whole'):
+    with pytest.raises(UsageError, match=r'cut\.pth is truncated'):
         load_checkpoint(path)
 
 
 def test_absent_or_something_else(tmp_path):
     with pytest.raises(UsageError, match=r'none\.pth does not exist'):
         load_checkpoint(tmp_path / 'none.pth')
-    with pytest.raises(UsageError, match='not whole'):
+    with pytest.raises(UsageError, match='truncated'):
         load_checkpoint(tmp_path)
     torch.save([1], tmp_path / 'list.pth')
     with pytest.raises(UsageError, match='holds a list'):

@@ -258,17 +258,17 @@ def test_each_would_be_read_if_it_were_harmless(tmp_path):
 @pytest.mark.parametrize(
     ('name', 'message'),
     [
-        ('tar', 'not whole'),
-        ('pipe', 'not whole'),
+        ('tar', 'truncated'),
+        ('pipe', 'truncated'),
         ('overlapping', 'records that overlap'),
         ('twice', 'two records of one name'),
-        ('old, cut', 'not whole'),
+        ('old, cut', 'truncated'),
         ('old, unfilled', 'crafted storage'),
         ('script', 'TorchScript'),
         ('compressed', 'compressed record'),
         ('swapped', 'another byte order'),
-        ('damaged', 'not whole'),
-        ('zip-like', 'not whole'),
+        ('damaged', 'truncated'),
+        ('zip-like', 'truncated'),
         ('old', r'holds \w*\.system'),
     ],
 )
@@ -337,7 +337,7 @@ def test_every_end_of_the_values_is_noticed(tmp_path):
     for i in range(start, content.index(b'PK', start)):
         if content[i : i + 1] != b'.':
             path.write_bytes(content[:i] + b'.' + content[i + 1 :])
-            with pytest.raises(UsageError, match='not whole'):
+            with pytest.raises(UsageError, match='truncated'):
                 load_checkpoint(path)
 
 
@@ -511,16 +511,19 @@ def step(**settings):
         (step(type='mmpretrain.torchvision/ConvertImageDtype', dtype='exit()'), 'torchvision'),
         (step(type='Resize', scale='exit()'), 'exit'),
         (step(type='LoadImageFromFile', ignore=FILE), FILE),
-        (model().replace("'RetinaNet'", 'exit()'), 'not plain values'),
-        ('import os\n' + model(), 'not plain values'),
-        ("model = {**exec('raise SystemExit')}", 'not plain values'),
-        ('model = ' + '(' * 5000 + ')' * 5000, 'not plain values'),
-        ('model = ' + '-' * 20000 + '1', 'not plain values'),
-        ("default_scope = 'mmdet'", 'not plain values'),
+        (model().replace("'RetinaNet'", 'exit()'), 'not a model in plain values'),
+        ('import os\n' + model(), 'not a model in plain values'),
+        ("model = {**exec('raise SystemExit')}", 'not a model in plain values'),
+        ('model = ' + '(' * 5000 + ')' * 5000, 'not a model in plain values'),
+        ('model = ' + '-' * 20000 + '1', 'not a model in plain values'),
+        ("default_scope = 'mmdet'", 'not a model in plain values'),
         (5, 'holds no config'),
         (model(), 'has no test pipeline'),
         (model() + '\ntest_dataloader = None', 'has no test pipeline'),
-        (model() + '\ntest_dataloader = dict(dataset=dict(pipeline=5))', 'not plain values'),
+        (
+            model() + '\ntest_dataloader = dict(dataset=dict(pipeline=5))',
+            'not a model in plain values',
+        ),
         (model(backbone=dict(type=dict(a=1))), 'a'),
         (model(word='__main__'), '__main__'),
     ],

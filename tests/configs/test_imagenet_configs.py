@@ -283,14 +283,14 @@ def test_starts_from_the_shallower_network(arch, tmp_path):
 def test_source_that_is_deeper_is_refused(tmp_path):
     torch.save(VanillaNet('13', widen_factor=1 / 64).state_dict(), tmp_path / 'a.pth')
     init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'a.pth'), source_arch='13')
-    with pytest.raises(UsageError, match="source_arch='13' has more layers in a stage"):
+    with pytest.raises(UsageError, match="source_arch='13' has more layers in some stage"):
         VanillaNet('12', widen_factor=1 / 64, init_cfg=init_cfg).init_weights()
 
 
 @pytest.mark.parametrize(
     ('saved', 'said', 'message'),
     [
-        ('11', '10', 'source_arch says .*unexpected: checkpoint.blocks.8'),
+        ('11', '10', 'by its source_arch .*unexpected: checkpoint.blocks.8'),
         ('9', '10', 'missing: blocks.8'),
         ('10', '9', 'unexpected: checkpoint.blocks.7.*of another shape: blocks.7'),
     ],

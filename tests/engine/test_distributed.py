@@ -140,7 +140,7 @@ def test_two_processes_train_as_one(project, monkeypatch):
     ('environment', 'options', 'message'),
     [
         ({}, [], 'use tools/dist_train.sh or tools/dist_test.sh, or leave it out'),
-        ({'RANK': '0'}, ['model.backbone.norm_cfg.type=SyncBN'], 'SyncBN works on GPUs alone'),
+        ({'RANK': '0'}, ['model.backbone.norm_cfg.type=SyncBN'], 'SyncBN works only on GPUs'),
     ],
     ids=['no torchrun', 'SyncBN'],
 )

@@ -238,7 +238,7 @@ def test_deep_checkpoint_is_not_resumed_in_a_merged_network(tmp_path):
         resume=True,
         load_from=str(tmp_path / 'deep/epoch_2.pth'),
     )
-    with pytest.raises(UsageError, match='this network is built merged.*or start from its weights'):
+    with pytest.raises(UsageError, match='this one is built merged.*or start from its weights'):
         merged.train()
 
 
@@ -298,7 +298,7 @@ class Sharing(torch.optim.SGD):
     ('wrap', 'optimizer', 'message'),
     [
         (nn.DataParallel, torch.optim.SGD, 'DataParallel: use MMDistributedDataParallel'),
-        (lambda model: model, Sharing, 'does not work with Sharing, which shares its parameters'),
+        (lambda model: model, Sharing, 'does not work with Sharing, which spreads its state'),
     ],
 )
 def test_what_cannot_follow_is_refused(wrap, optimizer, message):

@@ -88,7 +88,7 @@ def test_fusing_below_one_is_refused(function, inplace):
 
 @pytest.mark.parametrize('value', [-0.1, 1.1, float('nan')])
 def test_lambda_out_of_range(value):
-    with pytest.raises(UsageError, match='out of range'):
+    with pytest.raises(UsageError, match='λ must be from 0 to 1'):
         set_deep_training_lambda(DeepConv(3, 5), value)
 
 

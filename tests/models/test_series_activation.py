@@ -34,7 +34,7 @@ def test_switch_to_deploy(act_num):
 
 
 def test_negative_series_number():
-    with pytest.raises(UsageError, match='act_num=-1 is no series number: give 0 or more'):
+    with pytest.raises(UsageError, match='act_num must be 0 or more, got -1'):
         SeriesActivation(4, -1)
 
 

@@ -236,7 +236,7 @@ def test_merged_weights_are_trained_on(merge, detection, tmp_path, caplog):
         if name.endswith('conv.conv.weight') and 'blocks.10' not in name:
             assert not torch.equal(parameter, before[name]), name
     log = next(tmp_path.glob('*/*.log')).read_text()
-    assert 'The loaded weights are merged, so that λ stays 1: decay_epochs=2' in log
+    assert 'The loaded weights are merged, so λ stays 1: decay_epochs=2' in log
 
 
 def test_merged_weights_without_our_hook(detection, tmp_path):

@@ -32,12 +32,16 @@ def test_supported(family):
 @pytest.mark.parametrize(
     ('family', 'change', 'message'),
     [
-        (ORIGINALS, {'torch': '2.1.0'}, r'torch 2\.1\.0 cannot work.*torch>=2\.6'),
-        (ORIGINALS, {'mmengine': '0.7.4'}, r'mmengine 0\.7\.4 cannot work.*mmengine>=0\.10,<0\.11'),
-        (ORIGINALS, {'mmdet': '2.28.2'}, r'mmdet 2\.28\.2 cannot work'),
+        (ORIGINALS, {'torch': '2.1.0'}, r'torch 2\.1\.0 does not work.*torch>=2\.6'),
+        (
+            ORIGINALS,
+            {'mmengine': '0.7.4'},
+            r'mmengine 0\.7\.4 does not work.*mmengine>=0\.10,<0\.11',
+        ),
+        (ORIGINALS, {'mmdet': '2.28.2'}, r'mmdet 2\.28\.2 does not work'),
         (ORIGINALS, {'mmpretrain': '0.25.0'}, r'mmpretrain 0\.25\.0'),
-        (FORK, {'onedl-mmengine': '0.9.0'}, r'onedl-mmengine 0\.9\.0 cannot work'),
-        (FORK, {'onedl-mmdetection': '2.0'}, r'onedl-mmdetection 2\.0 cannot work'),
+        (FORK, {'onedl-mmengine': '0.9.0'}, r'onedl-mmengine 0\.9\.0 does not work'),
+        (FORK, {'onedl-mmdetection': '2.0'}, r'onedl-mmdetection 2\.0 does not work'),
         (
             ORIGINALS,
             {'onedl-mmengine': '0.10.12'},

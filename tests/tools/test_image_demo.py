@@ -57,8 +57,8 @@ def test_fused_weights_with_the_training_config(trained, photo, digits, run_tool
         (['deploy.pth', 'deploy.pth'], 'deploy.pth is not an image file'),
         (['deploy.pth', 'photo.jpg', 'photo.jpg'], 'two images are called photo'),
         (['deploy.pth', 'photo.jpg', '--device', 'cuda:0'], '--device cuda:0 needs a GPU'),
-        (['bare.pth', 'photo.jpg'], 'bare.pth holds no config: name one with --config'),
-        (['code.pth', 'photo.jpg'], 'code.pth is not plain values'),
+        (['bare.pth', 'photo.jpg'], 'bare.pth holds no config: give one with --config'),
+        (['code.pth', 'photo.jpg'], 'code.pth is not a model in plain values'),
         (
             [
                 'deploy.pth',

@@ -62,4 +62,4 @@ def test_figure3_is_legible(monkeypatch, tmp_path):
 def test_figure_of_another_format(run_tool, capsys):
     with pytest.raises(SystemExit):
         run_tool(TOOL, '--figure3', 'a.csv')
-    assert 'a.csv is no name of a picture: end it with .png' in capsys.readouterr().err
+    assert 'a.csv does not name a picture: end it with .png' in capsys.readouterr().err

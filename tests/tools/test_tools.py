@@ -94,7 +94,7 @@ def merged_run(digits, tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ('epoch', 'words'), [(1, ''), (2, 'trains on in merged form'), (3, '')], ids=str
+    ('epoch', 'words'), [(1, ''), (2, 'training continues in merged form'), (3, '')], ids=str
 )
 def test_killed_merging_run_goes_on(epoch, words, merged_run, digits, tmp_path):
     """Before the merge, in the epoch that begins with it, and after."""
@@ -171,7 +171,7 @@ def bad_checkpoints(tmp_path):
     ('name', 'expected'),
     [
         ('evil.pth', 'is refused: it holds posix.system'),
-        ('cut.pth', 'is not whole'),
+        ('cut.pth', 'is truncated'),
         ('none.pth', 'does not exist'),
     ],
 )
@@ -191,7 +191,7 @@ def test_channels_of_another_backbone(channels, digits, monkeypatch, tmp_path):
     args = [CONFIG, f'--work-dir={tmp_path / "work"}', *narrow_options(digits)]
     args.append(f'model.neck.in_channels={channels}')
     message = fail('train', *args, monkeypatch=monkeypatch)
-    assert 'and the backbone gives [16, 32, 64]: set it to that' in message
+    assert 'but the backbone returns [16, 32, 64]: set it to that' in message
     assert not (tmp_path / 'work').exists()
 
 

@@ -165,7 +165,7 @@ def test_wrong_input(args, message, monkeypatch, tmp_path, digits):
         (['--network', 'a', '--layer', 'b', '--layer', 'c'], 'once for each --network'),
         (['--network', 'a', '--images', 'nothing.jpg'], 'nothing.jpg does not exist'),
         (['--network', 'a', '--num', '0'], '--num takes 1 or more'),
-        (['--network', 'a', '--out', 'b.csv'], 'b.csv is no name of a picture'),
+        (['--network', 'a', '--out', 'b.csv'], 'b.csv does not name a picture'),
     ],
 )
 def test_wrong_options(args, message, run_tool, tmp_path, capsys):

@@ -32,7 +32,7 @@ from mmvanilla.cli.figures import write_figure
 from mmvanilla.cli.options import one_sentence_errors, read_config
 from mmvanilla.cli.running import read_log
 from mmvanilla.cli.tables import markdown_lines, read_table
-from mmvanilla.cli.timing import name_device
+from mmvanilla.cli.timing import describe_machine
 
 WORK_DIR = Path('work_dirs/evidence')
 DIGITS_CONFIGS = Path('configs/digits')
@@ -115,8 +115,7 @@ def train(folder: Path, text: str) -> float:
     run = dict(
         config=text,
         sources=sources(),
-        torch=torch.__version__,
-        device=name_device(DEVICE),
+        machine=describe_machine(DEVICE),
     )
     if results.exists():
         found = json.loads(results.read_text())
@@ -258,8 +257,7 @@ def main() -> None:
     rows = read_rows(args.tables)
     found = train_all(list({row['config']: None for row in rows}), args.seeds, args.jobs)
     seeds = ', '.join(map(str, range(args.seeds)))
-    machine = f'{name_device(DEVICE)}, torch {torch.__version__}, seeds {seeds}.'
-    text = f'{machine}\n\n{report(rows, found)}'
+    text = f'{describe_machine(DEVICE)}, seeds {seeds}.\n\n{report(rows, found)}'
     name = 'evidence' if len(args.tables) == 3 else 'table' + '_'.join(map(str, args.tables))
     with replace_when_whole(WORK_DIR / f'{name}.md') as temporary:
         temporary.write_text(text + '\n')

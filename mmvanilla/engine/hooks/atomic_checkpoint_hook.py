@@ -1,4 +1,4 @@
-"""mmengine's CheckpointHook, safe against being killed at any moment."""
+"""mmengine's CheckpointHook, made safe against kills at any moment."""
 
 from pathlib import Path
 from typing import Any, Optional, Union
@@ -13,7 +13,7 @@ from ...registry import HOOKS, register
 
 @register_backend('mmvanilla_atomic')
 class AtomicLocalBackend(LocalBackend):
-    """Local files that are renamed into place once they are whole."""
+    """Local files that are renamed into place once they are complete."""
 
     def put(self, obj: bytes, filepath: Union[str, Path]) -> None:
         with replace_when_whole(filepath) as temporary:
@@ -22,11 +22,11 @@ class AtomicLocalBackend(LocalBackend):
 
 @register(HOOKS)
 class AtomicCheckpointHook(CheckpointHook):
-    """Writes each checkpoint whole or not at all, and removes an old one only after that.
+    """Writes each checkpoint completely or not at all, and removes an old one only after that.
 
-    mmengine's hook writes in place, and under ``max_keep_ckpts=1`` it deletes the old checkpoint
-    before the new one exists. A run killed between the two keeps both. The copy that ``save_best``
-    keeps is written whole too, but replaced as mmengine does. Arguments are those of its hook.
+    mmengine's hook writes in place, and under ``max_keep_ckpts=1`` deletes the old checkpoint
+    first. With this one, a run killed between the two keeps both. The copy of ``save_best`` is
+    written completely too, but replaced as mmengine does. The arguments are those of its hook.
     """
 
     def __init__(self, *args: Any, backend_args: Optional[dict] = None, **kwargs: Any) -> None:

@@ -1,4 +1,4 @@
-"""The deep training schedule (paper section 3.1): λ from 0 to 1, then one fused network."""
+"""The deep training schedule (paper section 3.1): λ goes from 0 to 1, then the network is fused."""
 
 import math
 from pathlib import Path
@@ -14,13 +14,7 @@ from ...config import deploy_config
 from ...deployment.fused_checkpoint import save_fused
 from ...errors import UsageError
 from ...models.folding.foldable import match, named_foldables
-from ...models.folding.network import (
-    check_fused,
-    deep_convs,
-    form_of,
-    switch_to_deploy,
-    unwrap,
-)
+from ...models.folding.network import check_fused, deep_convs, form_of, switch_to_deploy, unwrap
 from ...models.loading.names import name_weights
 from ...models.loading.weights import pretrained_cfgs
 from ...registry import HOOKS, register
@@ -41,24 +35,24 @@ def deep_training_lambda(step: int, total: int, schedule: str = 'linear') -> flo
 class DeepTrainingHook(Hook):
     """Anneals λ of every deep convolution from 0 to 1, and writes the fused network at the end.
 
-    λ is a function of the epoch or iteration alone, so that a resumed run goes on as it was. It is
-    logged as ``lambda`` beside the learning rate. The fused checkpoint lies beside the last one, as
-    ``*_deploy.pth``; it holds the weights that were evaluated, under EMA the averaged ones.
+    λ depends only on the epoch or iteration, so a resumed run continues the schedule. It is logged
+    as ``lambda`` beside the learning rate. The fused checkpoint is written beside the last one, as
+    ``*_deploy.pth``, from the weights that were evaluated: under EMA, the averaged ones.
 
     Args:
         decay_epochs: Epochs E until λ = 1 (the paper: 100 of 300); 0 for λ = 1 throughout.
         schedule: 'linear', λ = e / E, or 'cosine', λ = (1 - cos(π e / E)) / 2.
-        by_epoch: Whether λ moves at every epoch, or at every iteration.
+        by_epoch: Whether λ changes at every epoch, or at every iteration.
         decay_iters: Iterations until λ = 1, with ``by_epoch=False``.
-        merge: Whether to merge each pair of convolutions as soon as λ = 1, and train on in merged
-            form, for about half the arithmetic. The network computes the same in eval mode. The
-            paper trains on in deep form.
+        merge: Whether to merge each pair of convolutions as soon as λ = 1, and to continue in
+            merged form, for about half the arithmetic. In eval mode the network computes the same
+            before and after. The paper continues in deep form.
 
     Raises:
         UsageError: for an unknown schedule, or a length that is missing or negative.
     """
 
-    priority = 'HIGH'  # before EMA hooks: after_load_checkpoint prepares what they read
+    priority = 'HIGH'  # before EMA hooks, which read what after_load_checkpoint prepares
 
     def __init__(
         self,
@@ -74,12 +68,12 @@ class DeepTrainingHook(Hook):
             )
         if by_epoch == (decay_iters is not None):
             raise UsageError(
-                'decay_iters goes with by_epoch=False, decay_epochs with by_epoch=True.'
+                'use decay_iters with by_epoch=False, decay_epochs with by_epoch=True.'
             )
         self.length_name = 'decay_epochs' if by_epoch else 'decay_iters'
         self.length = decay_epochs if by_epoch else decay_iters
         if self.length < 0:
-            raise UsageError(f'{self.length_name}={self.length} is negative: give 0 or more.')
+            raise UsageError(f'{self.length_name} must be 0 or more, got {self.length}.')
         self.schedule = schedule
         self.by_epoch = by_epoch
         self.merge = merge
@@ -93,21 +87,21 @@ class DeepTrainingHook(Hook):
         weights = checkpoint['state_dict']
         if runner._resume:
             self._take_form(runner, weights)  # before weights, momenta and averages are loaded
-        # Fine-tuning to other classes: mmpretrain's EMA hook would refuse the averaged copy, which
-        # the state dict holds too.
+        # Fine-tuning with other classes: mmpretrain's EMA hook would refuse the averaged copy; the
+        # state dict holds the same weights.
         elif 'ema_state_dict' in checkpoint and match(model, weights)[1]['of another shape']:
             del checkpoint['ema_state_dict']
 
     def before_train(self, runner: Runner) -> None:
         if self.by_epoch and isinstance(runner.train_loop, IterBasedTrainLoop):
             raise UsageError(
-                'DeepTrainingHook counts epochs, but the train loop counts iterations: '
-                'give it by_epoch=False and decay_iters.'
+                'DeepTrainingHook counts epochs, but the train loop counts iterations: set '
+                'by_epoch=False and decay_iters.'
             )
         if self.length and next(deep_convs(runner.model), None) is None:
             raise UsageError(
                 'DeepTrainingHook found no deep convolution in the model: remove the hook, or set '
-                f'{self.length_name}=0 to have it fuse the network alone.'
+                f'{self.length_name}=0 so that it only fuses the network.'
             )
         self._follow_loaded_forms(runner)
         if self.merge:
@@ -116,11 +110,11 @@ class DeepTrainingHook(Hook):
             conv.is_deep for conv in deep_convs(runner.model) if conv.is_trained
         ):
             raise UsageError(
-                f'{self.length_name}={self.length} anneals λ, and the network is merged already: '
+                f'{self.length_name}={self.length} anneals λ, but the network is already merged: '
                 f'set {self.length_name}=0, or build the network without merged=True.'
             )
         for _, layer in named_foldables(runner.model):
-            if layer.is_fused and layer.is_trained:
+            if layer.form == 'deploy' and layer.is_trained:
                 layer.refuse_training()
         steps = runner.max_epochs if self.by_epoch else runner.max_iters
         last = deep_training_lambda(steps - 1, self.length, self.schedule)
@@ -128,10 +122,8 @@ class DeepTrainingHook(Hook):
             runner.logger.warning(
                 f'λ reaches only {last:.3g} in the {steps} '
                 f'{"epochs" if self.by_epoch else "iterations"} of this run '
-                f'({self.length_name}={self.length}): the network will keep its activations '
-                'between the convolutions, so it cannot be fused, and no fused checkpoint will be '
-                'written. '
-                f'To have one, set {self.length_name} to at most {steps - 1}.'
+                f'({self.length_name}={self.length}), so the network cannot be fused, and no fused '
+                f'checkpoint will be written: set {self.length_name} to at most {steps - 1}.'
             )
         now = self._lambda(runner)
         loaded = {conv.lambda_ for conv in deep_convs(runner.model) if conv.is_deep} - {now}
@@ -140,11 +132,11 @@ class DeepTrainingHook(Hook):
             mend = (
                 f'To fine-tune at λ = 1, set {self.length_name}=0.'
                 if now < 1
-                else 'To keep what it computes, train it to λ = 1 first, by resuming its own run.'
+                else 'To start from what it computed, first resume its own run until λ = 1.'
             )
             runner.logger.warning(
-                f'Weights were loaded at λ = {min(loaded):g}, and training starts at λ = {now:g}: '
-                f'the network computes something else than the loaded one. {mend}'
+                f'Weights were loaded at λ = {min(loaded):g}, but training starts at λ = {now:g}: '
+                f'the network no longer computes what it did. {mend}'
             )
 
     def before_train_epoch(self, runner: Runner) -> None:
@@ -161,17 +153,17 @@ class DeepTrainingHook(Hook):
 
     @master_only
     def after_train(self, runner: Runner) -> None:
-        # mmpretrain's EMA hook may be told to evaluate the model itself.
+        # mmpretrain's EMA hook may be set to evaluate the model itself.
         hooks = [hook for hook in ema_hooks(runner) if getattr(hook, 'evaluate_on_ema', True)]
         model = unwrap(hooks[0].ema_model if hooks else runner.model)
         reached = min((conv.lambda_ for conv in deep_convs(model)), default=1)
         if reached < 1:
-            runner.logger.warning(f'No fused checkpoint is written: λ is {reached:.3g}, not 1.')
+            runner.logger.warning(f'No fused checkpoint was written: λ is {reached:.3g}, not 1.')
             return
         fused = switch_to_deploy(model)
         check_fused(model, fused)
         last = Path(runner.message_hub.get_info('last_ckpt') or 'last.pth')
-        # The folder may be remote, or that of a run which was moved before it was resumed.
+        # It may be remote, or in the folder where the run was before it was moved and resumed.
         folder = last.parent if last.is_file() else Path(runner.work_dir)
         path = folder / f'{last.stem}_deploy.pth'
         save_fused(
@@ -192,13 +184,14 @@ class DeepTrainingHook(Hook):
         value = self._lambda(runner)
         for model in (runner.model, *(hook.ema_model for hook in ema_hooks(runner))):
             for conv in deep_convs(model):
-                if conv.is_deep:  # those merged, a teacher's for one, stay at 1
+                if conv.is_deep:  # merged ones, such as a teacher's, stay at 1
                     conv.lambda_ = value
-        if self.merge and value == 1:
-            self._merge(runner)
+        if self.merge and value == 1 and any(conv.is_deep for conv in deep_convs(runner.model)):
+            merge_in_run(runner)
+            runner.logger.info('λ = 1: training continues in merged form.')
 
     def _follow_loaded_forms(self, runner: Runner) -> None:
-        """Has optimizer, averaged copies and λ follow the layers that took the form of weights."""
+        """Adapts optimizers, averaged copies and λ to layers that took the form of weights."""
         layers = dict(named_foldables(unwrap(runner.model)))
         taken = {prefix: layer for prefix, layer in layers.items() if layer.taken_form == 'merged'}
         for layer in layers.values():
@@ -209,26 +202,26 @@ class DeepTrainingHook(Hook):
         merged = self.resumed_merged or any(layer.is_trained for layer in taken.values())
         if merged and self._lambda(runner) < 1:
             runner.logger.warning(
-                'The loaded weights are merged, so that λ stays 1: '
-                f'{self.length_name}={self.length} is not followed.'
+                'The loaded weights are merged, so λ stays 1: '
+                f'{self.length_name}={self.length} is ignored.'
             )
             self.length = 0
 
     def _take_form(self, runner: Runner, state_dict: Dict[str, Tensor]) -> None:
-        """Merges what is merged in the checkpoint that a run is resumed from."""
+        """Merges the layers that are merged in the checkpoint that a run resumes from."""
         to_merge = []
         for prefix, layer in named_foldables(unwrap(runner.model)):
             its, own = layer.form_in(state_dict, prefix), layer.form
             if its == 'deploy' != own:
                 raise UsageError(
-                    'the checkpoint holds fused weights, from which no training goes on: resume '
-                    'from an epoch_*.pth that training wrote.'
+                    'the checkpoint holds fused weights, from which training cannot continue: '
+                    'resume from an epoch_*.pth that training wrote.'
                 )
             if its == 'deep' != own:
                 raise UsageError(
-                    'the checkpoint is of training with two convolutions, and this network is '
-                    'built merged, so the optimizer does not fit: resume with the config that it '
-                    'was trained with, or start from its weights (load_from).'
+                    'the checkpoint is of a network in deep form, but this one is built merged, so '
+                    'the optimizer does not fit: resume with the config that it was trained with, '
+                    'or start from its weights (load_from).'
                 )
             if its == 'merged' and (own == 'deep' or layer.taken_form == 'merged'):
                 to_merge.append(prefix)
@@ -236,15 +229,9 @@ class DeepTrainingHook(Hook):
             merge_in_run(runner, to_merge)
             self.resumed_merged = True
 
-    def _merge(self, runner: Runner) -> None:
-        if not any(conv.is_deep for conv in deep_convs(runner.model)):
-            return
-        merge_in_run(runner)
-        runner.logger.info('λ = 1: the network trains on in merged form.')
-
 
 def _is_pretrained(model: torch.nn.Module) -> bool:
-    """Whether a module around deep convolutions was initialized from a checkpoint."""
+    """Whether a module that contains deep convolutions was initialized from a checkpoint."""
     for module in model.modules():
         cfgs = pretrained_cfgs(getattr(module, 'init_cfg', None))
         if any(cfg.get('checkpoint') for cfg in cfgs) and next(deep_convs(module), None):

@@ -15,12 +15,13 @@ from ...registry import OPTIM_WRAPPER_CONSTRUCTORS, register
 class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     """Scales the learning rate of a layer by ``decay_rate ** (num_layers - layer_id - 1)``.
 
-    The backbone, not the model, is asked for the depth (``get_layer_depth``), so that it serves
-    detectors, classifiers and segmentors alike, also with mmpretrain's own backbones. Everything
-    outside the backbone has scale 1. Norms and biases have no weight decay.
+    It asks the backbone, not the model, for the depth (``get_layer_depth``), so it works for
+    detectors, classifiers and segmentors alike, with mmpretrain's backbones too. Everything outside
+    the backbone has scale 1. Norms and biases have no weight decay.
 
-    ``paramwise_cfg`` holds ``decay_rate`` and ``blocks_per_layer``, both 1 by default: so many
-    blocks count as one layer. The authors use 2 on COCO: stem ``rate ** 7``, last layer ``rate``.
+    ``paramwise_cfg`` holds ``decay_rate`` and ``blocks_per_layer``, the number of blocks that count
+    as one layer; both are 1 by default. On COCO the authors use 2 blocks: the stem has the scale
+    ``rate ** 7``, the last layer ``rate``.
 
     Raises:
         UsageError: for other keys, or if no module of the model has ``get_layer_depth``.
@@ -31,10 +32,10 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         unknown = set(self.paramwise_cfg) - {'decay_rate', 'blocks_per_layer'}
         if unknown:
             raise UsageError(
-                f'paramwise_cfg has {", ".join(sorted(unknown))}: '
-                'LayerDecayOptimWrapperConstructor takes decay_rate and blocks_per_layer.'
+                f'paramwise_cfg has {", ".join(sorted(unknown))}, but '
+                'LayerDecayOptimWrapperConstructor takes only decay_rate and blocks_per_layer.'
             )
-        # An empty paramwise_cfg would make mmengine skip add_params, and with it the weight decay.
+        # With an empty paramwise_cfg mmengine would not call add_params, which sets weight decay.
         self.paramwise_cfg = dict(decay_rate=1.0, blocks_per_layer=1) | self.paramwise_cfg
 
     def add_params(self, params: List[dict], module: nn.Module, **kwargs: Any) -> None:
@@ -44,7 +45,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         if backbone is None:
             raise UsageError(
                 f'{type(module).__name__} has no backbone with get_layer_depth, which layer-wise '
-                'decay asks for: use mmvanilla.VanillaNet, or a backbone of mmpretrain.'
+                'decay needs: use mmvanilla.VanillaNet, or a backbone of mmpretrain that has it.'
             )
         rate, blocks_per_layer = (
             self.paramwise_cfg['decay_rate'],
@@ -55,7 +56,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             if not param.requires_grad:
                 continue
             layer_id, num_layers = backbone.get_layer_depth(param_name, f'{name}.')
-            last = ceil((num_layers - 2) / blocks_per_layer) + 1  # what follows the blocks
+            last = ceil((num_layers - 2) / blocks_per_layer) + 1  # everything after the blocks
             if layer_id == num_layers - 1:
                 layer_id = last
             elif layer_id > 0:

@@ -1,1 +1,1 @@
-"""What saves memory or time on some device. None of it changes what a network computes."""
+"""What saves memory or time on some devices. None of it changes what a network computes."""

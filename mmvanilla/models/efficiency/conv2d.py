@@ -1,4 +1,4 @@
-"""Convolutions in the ways that were measured to be the fastest on CPUs."""
+"""Convolutions, computed in the ways that were measured to be the fastest on CPUs."""
 
 from typing import Optional, Sequence
 
@@ -10,12 +10,12 @@ from torch import Tensor, nn
 class Conv2d(nn.Conv2d):
     """torch's convolution, computed in two other ways on a CPU.
 
-    - A 1x1 convolution on channels_last maps is computed as the matrix product that it is. torch's
-      convolution takes up to four times as long for the gradients (docs/speed.md). Compilers see a
-      convolution where its packed weights pay off, which is at channels that are powers of two: the
-      3072 channels of '13-x1.5' took twice as long that way.
-    - A depthwise convolution of maps in the usual layout is computed in channels_last while
-      training. In the usual layout the gradients take up to six times as long.
+    - A 1x1 convolution on channels_last maps is computed as the matrix product that it is, because
+      torch's convolution takes up to four times as long for the gradients (docs/speed.md). Under a
+      compiler it stays a convolution if its channels are powers of two, where packed weights pay
+      off; the 3072 channels of '13-x1.5' took twice as long that way.
+    - A depthwise convolution of maps in the usual layout is computed in channels_last in training,
+      because the gradients take up to six times as long in the usual layout.
 
     Tracers always see a convolution.
     """

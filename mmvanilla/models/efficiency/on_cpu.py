@@ -1,8 +1,7 @@
-"""What makes CPUs faster or need less memory: other ways to compute what a ``forward`` says.
+"""Other ways to compute a ``forward``, which take less time or memory on CPUs.
 
-Each is a decorator of a ``forward`` method. On GPUs the decorated method itself runs, because no
-gain was measured there, and because hooks, sharded training and tracers need every submodule to be
-called as a module.
+Each is a decorator of a ``forward`` method. On GPUs the method itself runs: no gain was measured
+there, and hooks, sharded training and tracers need every submodule to be called as a module.
 """
 
 from functools import wraps
@@ -17,10 +16,10 @@ Forward = Callable[[nn.Module, Tensor], Tensor]
 
 
 def channels_last_on_cpu(forward: Callable[..., Tuple[Tensor, ...]]) -> Callable:
-    """Runs a backbone in the channels_last layout on a CPU, for images in the usual layout.
+    """Runs a backbone in the channels_last layout on a CPU; images and features keep the usual one.
 
-    A training step of a detector is 1.3 times faster this way. The features are returned in the
-    usual layout, which heads that call ``view`` need.
+    A training step of a detector is 1.3 times faster this way. Heads that call ``view`` need
+    features in the usual layout.
     """
 
     @wraps(forward)
@@ -34,7 +33,7 @@ def channels_last_on_cpu(forward: Callable[..., Tuple[Tensor, ...]]) -> Callable
 
 
 def in_training_on_cpu(lean: Forward) -> Callable[[Forward], Forward]:
-    """Lets ``lean`` take the place of a ``forward`` in training on a CPU."""
+    """Replaces a ``forward`` by ``lean`` in training on a CPU."""
 
     def decorate(forward: Forward) -> Forward:
         @wraps(forward)
@@ -47,19 +46,19 @@ def in_training_on_cpu(lean: Forward) -> Callable[[Forward], Forward]:
 
 
 def lean_deep_conv(conv: nn.Module, x: Tensor) -> Tensor:
-    """``DeepConv.forward`` that keeps, of the layers inside, only the outputs of convolutions."""
+    """``DeepConv.forward``, keeping only the outputs of convolutions for the backward pass."""
     return conv.norm(_lean_convolutions(conv, x))
 
 
 def lean_block(block: nn.Module, x: Tensor) -> Tensor:
-    """``VanillaBlock.forward`` that keeps only its input and the outputs of convolutions.
+    """``VanillaBlock.forward``, keeping only its input and the outputs of convolutions.
 
-    Norms, pooling and ReLU are computed again in the backward pass. Hooks on ``conv``, ``pool`` and
+    The backward pass computes norms, pooling and ReLU again. Hooks on ``conv``, ``pool`` and
     ``act`` are not called; hooks on the block are.
     """
     conv, pool, act = block.conv, block.pool, block.act
     x = _lean_convolutions(conv, x)
-    if not hasattr(act, 'activate'):  # another activation, which does not say where its norm is
+    if not hasattr(act, 'activate'):  # an activation that somebody else put there
         return act(recompute_in_backward(lambda x: pool(conv.norm(x)), x, block))
     act.check_training()
     x = recompute_in_backward(lambda x: act.activate(pool(conv.norm(x))), x, block)

@@ -1,4 +1,4 @@
-"""Memory for time: values that the backward pass needs are computed again instead of kept."""
+"""Trading time for memory: the backward pass computes values again instead of keeping them."""
 
 from contextlib import contextmanager, nullcontext
 from itertools import count
@@ -16,13 +16,13 @@ def recompute_in_backward(
     """Calls ``function(x)`` and keeps only ``x`` for the backward pass.
 
     The backward pass calls the function again, up to its last convolution, whose output it does not
-    need. Nothing is recomputed outside training or under a compiler, which decides for itself.
+    need. Nothing is recomputed outside training, or under a compiler, which decides for itself.
 
     Args:
         function: What to call. It must not draw random numbers.
         x: Its argument.
-        module: The module that the function belongs to. When the function runs again, all parts of
-            the module are in the mode that they are in now, and running statistics do not move.
+        module: The module that the function belongs to. When the function runs again, every part of
+            the module has the mode that it has now, and running statistics do not change.
     """
     if not recomputes(module):
         return function(x)
@@ -37,14 +37,14 @@ def recompute_in_backward(
 
 
 def recomputes(module: nn.Module) -> bool:
-    """Whether a backward pass may follow in which parts of the module are computed again."""
+    """Whether ``recompute_in_backward`` recomputes for this module now."""
     training = module.training and torch.is_grad_enabled()
     return training and not torch.compiler.is_compiling()
 
 
 @contextmanager
 def _repeating(modes: Dict[nn.Module, bool]) -> Iterator[None]:
-    """Puts modules into given modes; afterwards modes and running statistics are as before."""
+    """Sets the modes of modules, and restores modes and running statistics afterwards."""
     before = {m: m.training for m in modes}
     norms = [m for m, training in modes.items() if training and isinstance(m, _BatchNorm)]
     statistics = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers()]

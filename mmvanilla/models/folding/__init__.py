@@ -1,1 +1,1 @@
-"""Folding: several layers of training become one convolution."""
+"""Folding: layers that are several in training become one convolution."""

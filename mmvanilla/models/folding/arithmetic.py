@@ -1,10 +1,10 @@
-"""Folding of linear layers into one convolution: pure functions on tensors, in float64.
+"""The arithmetic of folding: pure functions on tensors, in float64 (paper section 3.1).
 
-Paper section 3.1: equation 2 folds a batch norm into the convolution before it, equation 4 merges
-two convolutions of which the second is 1x1.
+Equation 2 folds a batch norm into the convolution before it; equation 4 merges two convolutions,
+of which the second is 1x1.
 """
 
-from typing import Dict, Mapping, Optional, Tuple
+from typing import Any, Dict, Mapping, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -12,17 +12,16 @@ from torch import Tensor, nn
 WeightBias = Tuple[Tensor, Tensor]
 
 
-def fuse_conv_bn(
+def fold_norm(
     weight: Tensor, bias: Optional[Tensor], norm: Mapping[str, Tensor], eps: float
 ) -> WeightBias:
-    """Folds a batch norm, in its eval-mode function, into the convolution before it (equation 2).
+    """Folds a batch norm, as it computes in eval mode, into the convolution before it (equation 2).
 
     Args:
         weight: Convolution weight, (C_out, C_in / groups, k, k).
         bias: Convolution bias, (C_out,), or None for zero.
-        norm: State dict of the batch norm over C_out channels; one without statistics is folded
-            already, and changes nothing.
-        eps: Of the batch norm.
+        norm: State dict of the batch norm over C_out channels; empty if it is folded already.
+        eps: The batch norm's eps.
 
     Returns:
         Weight and bias in float64, of the same shapes.
@@ -63,31 +62,27 @@ def merge_convs(first: WeightBias, second: WeightBias, groups: int = 1) -> Weigh
 
 
 def conv_like(conv: nn.Conv2d, out_channels: int) -> nn.Conv2d:
-    """A convolution with a bias and ``out_channels``, like ``conv`` in all else; its weights, in
-    freshly allocated memory, are to be loaded.
-    """
+    """A convolution like ``conv``, with a bias and ``out_channels``, to load weights into."""
+    device, dtype = conv.weight.device, conv.weight.dtype
     other = type(conv)(
-        conv.in_channels,
-        out_channels,
-        conv.kernel_size,
-        conv.stride,
-        conv.padding,
-        conv.dilation,
-        conv.groups,
-        padding_mode=conv.padding_mode,
-        device=conv.weight.device,
-        dtype=conv.weight.dtype,
+        conv.in_channels, out_channels, **geometry_of(conv), device=device, dtype=dtype
     )
     return other.requires_grad_(conv.weight.requires_grad).train(conv.training)
 
 
+def geometry_of(conv: nn.Conv2d) -> Dict[str, Any]:
+    """The arguments of a convolution besides its channels and its bias."""
+    names = ('kernel_size', 'stride', 'padding', 'dilation', 'groups', 'padding_mode')
+    return {name: getattr(conv, name) for name in names}
+
+
 def part(state_dict: Mapping[str, Tensor], prefix: str) -> Dict[str, Tensor]:
-    """The weights whose keys begin with ``prefix``, without it."""
+    """The weights whose keys begin with ``prefix``, which is removed from the keys."""
     return {k[len(prefix) :]: v for k, v in state_dict.items() if k.startswith(prefix)}
 
 
 def take(state_dict: Dict[str, Tensor], prefix: str) -> Dict[str, Tensor]:
-    """``part``, which it takes out of the state dict."""
+    """Like ``part``, but removes the weights from the state dict."""
     taken = part(state_dict, prefix)
     for name in taken:
         del state_dict[prefix + name]
@@ -97,10 +92,9 @@ def take(state_dict: Dict[str, Tensor], prefix: str) -> Dict[str, Tensor]:
 def put_conv(
     state_dict: Dict[str, Tensor], prefix: str, weight: Tensor, bias: Tensor, dtype: torch.dtype
 ) -> None:
-    """Puts a folded convolution into a state dict, in a precision and freshly allocated memory.
+    """Puts a folded convolution into a state dict, in ``dtype`` and freshly allocated memory.
 
-    The products above may have odd strides, with which torch would quietly run a slower memory
-    format.
+    The products above may have unusual strides, for which torch silently runs a slower kernel.
     """
     for name, value in (('weight', weight), ('bias', bias)):
         fresh = torch.empty(value.shape, dtype=dtype, device=value.device)

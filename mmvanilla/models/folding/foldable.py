@@ -1,4 +1,4 @@
-"""The contract of what folds: layers whose weights come in several forms, whoever loads them."""
+"""The interface of layers that fold, and how they take weights of any form, whoever loads them."""
 
 import copy
 import gc
@@ -15,52 +15,52 @@ from .arithmetic import part, take
 
 # At λ = 1 each form computes what the one before it does.
 FORMS = ('deep', 'merged', 'deploy')
-# What weights are complete with; they may lack counters, and a λ, which then is 1.
+# Weights must have these; they may lack counters, and λ, which then is 1.
 NUMBERS = ('weight', 'bias', 'running_mean', 'running_var')
 Mismatches = Dict[str, List[str]]
 
-# The parameters that a layer had in earlier forms, weakly, each with what took its place. Not in
-# the layer itself: copies and pickles of it have nothing to do with them.
+# Weak references to the parameters that a layer had in earlier forms, each with what replaced it.
+# They are not in the layer itself, so that its copies and pickles do not have them.
 _replaced: 'weakref.WeakKeyDictionary' = weakref.WeakKeyDictionary()
 
 
 class Foldable(nn.Module):
     """A layer that is built in one of ``forms`` and takes weights in any of them.
 
-    Weights in an earlier form are folded on loading, if their λ is 1. For weights in a later form
-    the layer itself is folded: it takes the form of the weights. After that it does not train in
-    deploy form, nor while an optimizer holds parameters that it had before.
+    Weights in an earlier form are folded when they are loaded, if their λ is 1. For weights in a
+    later form the layer itself takes that form. After that, training raises an error in deploy
+    form, or while an optimizer still holds parameters that the layer had before.
     """
 
     forms: Tuple[str, ...] = FORMS
-    taken_form: Optional[str] = None  # that of weights, if the layer took it on loading
+    taken_form: Optional[str] = None  # the form that the layer took from weights, if it did
     rebuilt = False  # whether an optimizer may hold parameters of an earlier form
     lambda_ = 1.0  # equation 1
     is_deep = False  # whether it is in deep form, in which λ may be below 1
 
     def form_in(self, state_dict: Mapping[str, Tensor], prefix: str = '') -> Optional[str]:
-        """The form of this layer's weights, whose keys begin with ``prefix``; None if absent."""
+        """The form of this layer's weights, whose keys begin with ``prefix``; None if not there."""
         raise NotImplementedError
 
     def fold_weights(self, state_dict: Dict[str, Tensor], prefix: str, form: str) -> None:
-        """Folds weights of this layer to ``form``, in place; does nothing if they are as far.
+        """Folds weights of this layer to ``form``, in place, unless they are there or beyond.
 
-        λ is not looked at.
+        It does not check λ.
         """
         raise NotImplementedError
 
     def keys_in(self, form: str) -> Set[str]:
-        """The keys of this layer's weights in a form that end with ``NUMBERS``."""
+        """The keys that this layer's weights must have in a form; they end with ``NUMBERS``."""
         raise NotImplementedError
 
     def build_form(self, form: str) -> None:
-        """Replaces the layers inside by those of a later form, whose weights are to be loaded."""
+        """Replaces the layers inside by those of a later form, to load weights into."""
         raise NotImplementedError
 
     def explain_mismatch(self, weights: Mapping[str, Tensor]) -> Optional[str]:
-        """Why weights of this layer, without a prefix, cannot be its own and what to do; or None.
+        """Says why weights of this layer do not fit it, and how to fix that; None if they may fit.
 
-        Keys and shapes that do not fit need no explanation: they are named.
+        Keys and shapes that do not match are reported elsewhere.
         """
         return None
 
@@ -76,7 +76,7 @@ class Foldable(nn.Module):
         return self.form_in(self._effective_weights())
 
     def _effective_weights(self) -> Dict[str, Tensor]:
-        """The state dict, with what pruned or parametrized convolutions compute with."""
+        """The state dict, with the weights that pruned or parametrized convolutions really use."""
         weights = dict(self.state_dict())
         for name, module in self.named_children():
             if isinstance(module, nn.Conv2d):
@@ -84,7 +84,7 @@ class Foldable(nn.Module):
         return weights
 
     def fold(self, form: str) -> None:
-        """Brings the layer to a later form, in place; does nothing if it is as far.
+        """Brings the layer to a later form, in place, unless it is there or beyond.
 
         Raises:
             UsageError: if λ is not 1.
@@ -98,30 +98,24 @@ class Foldable(nn.Module):
         self.load_state_dict(weights, strict=False)
 
     def switch_to_deploy(self) -> None:
-        """Any form to deploy form, in place; raises UsageError if λ is not 1."""
+        """Fuses the layer in place; raises UsageError if λ is not 1."""
         self.fold(self.forms[-1])
 
     def check_foldable(self) -> None:
         """Raises UsageError if λ is not 1."""
         if self.lambda_ != 1:
             raise UsageError(
-                f'λ = {self.lambda_:g}: the two convolutions of a deep convolution merge only at '
-                'λ = 1; train until the schedule reaches it, or call '
-                'set_deep_training_lambda(model, 1).'
+                f'λ = {self.lambda_:g}, but a deep convolution merges only at λ = 1: train until '
+                'the schedule reaches it, or call set_deep_training_lambda(model, 1).'
             )
 
     @property
     def is_trained(self) -> bool:
-        """Whether it has parameters that are not frozen."""
+        """Whether the layer has parameters that are not frozen."""
         return any(parameter.requires_grad for parameter in self.parameters())
 
-    @property
-    def is_fused(self) -> bool:
-        """Whether it is in deploy form, and another from that in which it trains."""
-        return self.form == 'deploy'
-
     def check_training(self) -> None:
-        """Raises UsageError where training would be lost on this layer; called by forward."""
+        """Raises UsageError if training could not change this layer; called by ``forward``."""
         if not (self.rebuilt and self.training and torch.is_grad_enabled() and self.is_trained):
             return
         if self.taken_form == 'deploy':
@@ -129,13 +123,13 @@ class Foldable(nn.Module):
         by_optimizers, by_ddp = _held_parameters()
         held = by_ddp
         if not all(id(p) in by_optimizers for p in self.parameters() if p.requires_grad):
-            held = by_ddp | by_optimizers  # those of an optimizer that nobody uses any more
+            held = by_ddp | by_optimizers  # an unused optimizer may hold the old ones
         if any(id(old) in held for old, _ in self.replaced()):
             raise UsageError(
-                'the network took another form after its optimizer was made, which holds other '
-                'parameters: make the optimizer after that; or, for merged weights, build the '
-                'network with merged=True (the backbone, and the head of a classifier), or train '
-                'with DeepTrainingHook.'
+                'the network changed its form when it loaded weights, after its optimizer was '
+                'made: make the optimizer afterwards; or, for merged weights, build the network '
+                'with merged=True (the backbone, and the head of a classifier), or train with '
+                'DeepTrainingHook.'
             )
         held = by_ddp | by_optimizers
         for layer in [*_replaced]:
@@ -144,27 +138,27 @@ class Foldable(nn.Module):
         self.let_go()
 
     def refuse_training(self) -> None:
-        """Raises the UsageError of a network that is fused."""
+        """Raises UsageError: the network is fused."""
         raise UsageError(
-            'the network has fused weights, which are for inference alone: build it anew, and '
-            'train from the training checkpoint that they were made of.'
+            'the network has fused weights, which are only for inference: rebuild it, and train '
+            'from the training checkpoint that was fused.'
         )
 
     def replaced(self) -> Iterator[Tuple[nn.Parameter, Optional[nn.Parameter]]]:
-        """Parameters of earlier forms that still exist, and what took their places."""
+        """Parameters of earlier forms that still exist, each with what replaced it."""
         for reference, successor in _replaced.get(self, ()):
             parameter = reference()
             if parameter is not None:
                 yield parameter, successor
 
     def let_go(self) -> None:
-        """Forgets the earlier forms: no optimizer holds their parameters."""
+        """Forgets the earlier forms, once no optimizer holds their parameters."""
         self.rebuilt = False
         _replaced.pop(self, None)
 
     def _rebuild(self, form: str) -> None:
         before = dict(self.named_parameters())
-        with torch.inference_mode(False):  # it may be trained later
+        with torch.inference_mode(False):  # the layer may be trained later
             self.build_form(form)
         own = dict(self.named_parameters())
         self.rebuilt = True
@@ -174,7 +168,7 @@ class Foldable(nn.Module):
             if own.get(name) is not parameter
         ]
         known = getattr(self, '_params_init_info', None)
-        if known is not None:  # mmengine asks of each parameter how it was initialized
+        if known is not None:  # mmengine keeps how each parameter was initialized
             for module in self.modules():
                 module._params_init_info = known
             for parameter in own.values():
@@ -186,12 +180,12 @@ class Foldable(nn.Module):
         if given:
             weights, mismatches = match(self, given)
             shapes = mismatches.pop('of another shape')
-            # Others, such as a profiler's, change nothing.
+            # Other keys, such as a profiler's, do no harm.
             mismatches['unexpected'] = [k for k in mismatches['unexpected'] if k.endswith(NUMBERS)]
             complain(mismatches, prefix.rstrip('.') or type(self).__name__)
             own = self.form
             form = self.form_in(weights) or own
-            if form != own and shapes:  # as torch names them, and leaves the layer alone
+            if form != own and shapes:  # reported as torch does; the layer stays as it is
                 args[-1].extend(f'size mismatch for {prefix}{shape}.' for shape in shapes)
                 weights = self.state_dict()
             elif form != own:
@@ -204,7 +198,7 @@ class Foldable(nn.Module):
 
 
 def _held_parameters() -> Tuple[Set[int], Set[int]]:
-    """Identities of the parameters that optimizers, and DDP wrappers, of this process hold."""
+    """The ids of the parameters that this process's optimizers hold, and its DDP wrappers."""
     by_optimizers, by_ddp = set(), set()
     for each in gc.get_objects():
         if issubclass(type(each), Optimizer):
@@ -216,9 +210,9 @@ def _held_parameters() -> Tuple[Set[int], Set[int]]:
 
 
 def named_foldables(network: nn.Module) -> Iterator[Tuple[str, Foldable]]:
-    """Every layer of ``network`` that folds, with what its keys in a state dict begin with.
+    """Every layer of ``network`` that folds, with the prefix of its keys in a state dict.
 
-    A layer that is in several places comes with each of its names.
+    A layer that is in several places comes once for each.
     """
     for name, module in network.named_modules(remove_duplicate=False):
         if isinstance(module, Foldable):
@@ -228,14 +222,14 @@ def named_foldables(network: nn.Module) -> Iterator[Tuple[str, Foldable]]:
 def match(
     network: nn.Module, weights: Mapping[str, Tensor]
 ) -> Tuple[Dict[str, Tensor], Mismatches]:
-    """Compares weights with a network, each layer in the later of the two forms.
+    """Compares weights with a network, layer by layer, in the later one of the two forms.
 
     Args:
-        network: A network in any form, or mixed ones. It is left as it is.
+        network: A network in any form; its layers may have different ones. It is not changed.
         weights: Weights for all of it, in any form.
 
     Returns:
-        The weights, in the form of the network where theirs is earlier; and what does not fit:
+        The weights, folded to the network's form where theirs is earlier; and what does not fit:
         reasons under '', and keys that are missing, unexpected or of another shape.
     """
     weights = copy.copy(weights)
@@ -251,7 +245,7 @@ def match(
         keys = {k for k in own if k.endswith(NUMBERS)}
         if reason:
             reasons.append(f'{prefix.rstrip(".")}: {reason}' if prefix else reason)
-        elif own.keys() == layer.state_dict().keys():  # also of layers that somebody changed
+        elif own.keys() == layer.state_dict().keys():  # even if somebody changed the layer
             pass
         elif own and keys != layer.keys_in(form):
             missing += [prefix + k for k in layer.keys_in(form) - keys]
@@ -263,7 +257,7 @@ def match(
                 for state in (given, expected, weights):
                     layer.fold_weights(state, prefix, form)
             except RuntimeError:
-                reasons.append(f'the shapes of {prefix}* contradict each other.')
+                reasons.append(f'the shapes of {prefix}* do not fit each other.')
     mismatches = {'': reasons, **list_mismatches(given, expected)}
     mismatches['missing'] = sorted(mismatches['missing'] + missing)
     mismatches['unexpected'] = sorted(mismatches['unexpected'] + unexpected)
@@ -275,7 +269,7 @@ def complain(mismatches: Mismatches, what: str, path: Optional[str] = None) -> N
 
     Args:
         mismatches: As ``match`` returns them.
-        what: The part of the network.
+        what: The part of the network that they are for.
         path: The file that the weights are from, if it is known.
     """
     given = 'the checkpoint' if path is None else f'checkpoint {path}'

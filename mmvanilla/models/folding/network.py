@@ -1,4 +1,4 @@
-"""λ, merging and fusing over whole networks: detectors, classifiers, any ``nn.Module``."""
+"""λ, merging and fusing of whole networks: detectors, classifiers, any ``nn.Module``."""
 
 import copy
 from typing import Any, Callable, Iterator, Optional
@@ -15,28 +15,28 @@ def set_deep_training_lambda(model: nn.Module, value: float) -> None:
     """Sets λ (equation 1) of every deep convolution inside ``model``.
 
     Args:
-        model: Any module; wrapped (DDP, EMA) models too.
+        model: Any module, wrapped (DDP, EMA) or not.
         value: λ, from 0 (ReLU) to 1 (identity).
 
     Raises:
-        UsageError: if λ is out of range, or below 1 where the two convolutions are merged already.
+        UsageError: if λ is out of range, or below 1 where a pair is already merged.
     """
     for conv in deep_convs(model):
         conv.lambda_ = value
 
 
 def merge_deep_convs(model: nn.Module, inplace: bool = False) -> nn.Module:
-    """Folds the pair of every deep convolution into one, still trainable (section 3.1).
+    """Merges the pair of every deep convolution into one, which can be trained (section 3.1).
 
     Args:
-        model: Any module; of a wrapped (DDP, EMA) model the network inside is taken.
+        model: Any module in any form. Of a wrapped (DDP, EMA) model the network inside is taken.
         inplace: Whether to change ``model`` itself instead of a copy.
 
     Returns:
         The network in merged form, in the mode (training or eval) that it was in.
 
     Raises:
-        UsageError: if λ is not 1 in any deep convolution; nothing is changed then.
+        UsageError: if λ is not 1 in some deep convolution; then nothing is changed.
     """
     model = _checked_network(model, inplace)
     for conv in list(deep_convs(model)):
@@ -45,36 +45,36 @@ def merge_deep_convs(model: nn.Module, inplace: bool = False) -> nn.Module:
 
 
 def switch_to_deploy(model: nn.Module, inplace: bool = False) -> nn.Module:
-    """Folds everything that can be folded, for inference: one convolution per layer.
+    """Fuses a network for inference: one convolution per layer, without norms.
 
-    Every module with a method ``switch_to_deploy`` is switched, those of other packages too.
+    It calls the method ``switch_to_deploy`` of every module that has one, other packages' too.
 
     Args:
-        model: Any module in any form; of a wrapped (DDP, EMA) model the network inside is taken.
+        model: Any module in any form. Of a wrapped (DDP, EMA) model the network inside is taken.
         inplace: Whether to change ``model`` itself instead of a copy.
 
     Returns:
-        The network in deploy form and eval mode. It computes what ``model.eval()`` does.
+        The network in deploy form and eval mode. It computes the same as ``model.eval()``.
 
     Raises:
-        UsageError: if λ is not 1 in any deep convolution; nothing is changed then.
+        UsageError: if λ is not 1 in some deep convolution; then nothing is changed.
     """
     model = _checked_network(model, inplace)
     for module in list(model.modules()):
         if hasattr(module, 'switch_to_deploy'):
             module.switch_to_deploy()
-    model.eval()  # not "return model.eval()": for backbones of mmpretrain that is None
+    model.eval()  # not "return model.eval()", which is None for some backbones of mmpretrain
     return model
 
 
 def deep_convs(model: nn.Module) -> Iterator[Foldable]:
-    """Every deep convolution inside ``model``, in whatever form it is."""
+    """Every deep convolution inside ``model``, in any form."""
     layers = (layer for _, layer in named_foldables(model) if 'deep' in layer.forms)
     return iter(dict.fromkeys(layers))  # each once
 
 
 def form_of(model: nn.Module) -> Optional[str]:
-    """The earliest form that a deep convolution of ``model`` is in; None if it has none."""
+    """The earliest form of all deep convolutions inside ``model``; None if there are none."""
     forms = {layer.form for layer in deep_convs(model)}
     return next((form for form in FORMS if form in forms), None)
 
@@ -87,18 +87,18 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def check_fused(model: nn.Module, fused: nn.Module, tolerance: float = 1e-4) -> None:
-    """Compares each fused layer with the layers that it was made of, on random input in float64.
+    """Compares each fused layer with the layers that it replaces, on random input in float64.
 
-    Layer by layer and in double precision, so that neither rounding nor the network's own
-    amplification of it hides or fakes an error.
+    Layer by layer and in double precision, so that neither rounding errors nor their growth from
+    layer to layer can hide or fake a difference.
 
     Args:
         model: The network before fusing.
         fused: The network after it.
-        tolerance: Largest difference allowed, relative to the largest output.
+        tolerance: The largest difference allowed, relative to the largest output.
 
     Raises:
-        RuntimeError: naming the first layer that computes something else.
+        RuntimeError: naming the first layer whose outputs differ.
     """
     fused_modules = dict(fused.named_modules(remove_duplicate=False))
     generator = torch.Generator().manual_seed(0)
@@ -113,8 +113,8 @@ def check_fused(model: nn.Module, fused: nn.Module, tolerance: float = 1e-4) -> 
         error, scale = (got - expected).abs().max().item(), expected.abs().max().item()
         if not error <= tolerance * scale:
             raise RuntimeError(
-                f'{name}: the fused layer differs from the trained one by {error:.2g}, '
-                f'where its outputs go up to {scale:.2g}.'
+                f'{name}: the outputs of the fused layer differ from those of the trained one by '
+                f'{error:.2g}; the largest is {scale:.2g}.'
             )
 
 
@@ -126,15 +126,15 @@ def _checked_network(model: nn.Module, inplace: bool) -> nn.Module:
 
 
 def copy_network(model: nn.Module) -> nn.Module:
-    """A deep copy, also of networks that hold results of an earlier call."""
+    """A deep copy, even of networks that hold results of an earlier call."""
     with _DetachingCopies():
         return copy.deepcopy(model)
 
 
 class _DetachingCopies(TorchFunctionMode):
-    """Within it, deepcopy takes what torch refuses to copy: results that hang on a graph.
+    """Lets deepcopy copy tensors of an autograd graph, which torch refuses, by detaching them.
 
-    Some heads of mmdet remember those of their last forward pass.
+    Some heads of mmdet keep such results of their last forward pass.
     """
 
     def __torch_function__(

@@ -1,1 +1,1 @@
-"""Loading: weights of any form, under any names, into a network of any form."""
+"""Loading: weights in any form, under any names, go into a network in any form."""

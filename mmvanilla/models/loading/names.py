@@ -1,7 +1,6 @@
-"""Names of weights: whichever a state dict has, networks load them by their own.
+"""Names of weights: other programs' names are replaced by those of this package.
 
-A network that called ``rename_on_loading`` renames keys whenever ``load_state_dict`` is called, no
-matter who calls it.
+A network that called ``rename_on_loading`` does so whenever anybody calls its ``load_state_dict``.
 """
 
 from typing import Any, Dict, Mapping, Optional
@@ -14,12 +13,14 @@ from .official import convert_official_state_dict, is_official_state_dict
 
 
 def own_names(weights: Mapping[str, Any], network: Optional[nn.Module] = None) -> Dict[str, Tensor]:
-    """Weights in the names of this package: without those of wrappers (DDP, compiled networks), the
-    authors' as an mmpretrain classifier's.
+    """Weights under the names of this package.
+
+    Prefixes of wrappers (DDP, compiled networks) are removed. The authors' weights get the names of
+    an mmpretrain classifier.
 
     Args:
         weights: A state dict, or a checkpoint.
-        network: What they are for, whose own parts may be compiled.
+        network: The network that they are for, if parts of it may be compiled.
     """
     weights = get_state_dict(weights)
     if is_official_state_dict(weights):
@@ -33,7 +34,7 @@ def own_names(weights: Mapping[str, Any], network: Optional[nn.Module] = None) -
 
 
 def name_weights(checkpoint: Dict[str, Any], network: Optional[nn.Module] = None) -> None:
-    """Gives a checkpoint the entry that mmengine reads, in place; with ``network`` in its names."""
+    """Gives a checkpoint the ``state_dict`` that mmengine reads, in place, in our names."""
     if 'state_dict' not in checkpoint or network is not None:
         weights = own_names(checkpoint, network)
         if checkpoint.get('state_dict', {}).keys() != weights.keys():
@@ -41,7 +42,7 @@ def name_weights(checkpoint: Dict[str, Any], network: Optional[nn.Module] = None
 
 
 def rename_on_loading(network: nn.Module) -> None:
-    """Has a network take weights in the names that ``own_names`` knows, whoever loads them."""
+    """Makes a network take weights under any name that ``own_names`` knows, whoever loads them."""
     network._register_load_state_dict_pre_hook(_take_own_names, with_module=True)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ...errors import UsageError
 
-# Names in the authors' code -> names in an mmpretrain ImageClassifier with our backbone and head.
+# Names in the authors' code, and in an mmpretrain ImageClassifier with our backbone and head.
 _RENAMES = {
     # training form
     r'stem1\.0\.': r'backbone.stem.conv.conv1.',
@@ -40,7 +40,7 @@ _KEY = re.compile(f'({"|".join(_RENAMES)}){_NUMBERS}')
 
 
 def is_official_state_dict(state_dict: Mapping[str, Tensor]) -> bool:
-    """Whether the keys are those of the authors' classifiers or detectors, in either form."""
+    """Whether the keys are those of the authors' classifiers or detectors, fused or not."""
     own = {k[len('backbone.') :] for k in state_dict if k.startswith('backbone.')}
     own = own or state_dict.keys()
     training = 'stem1.0.weight' in own
@@ -52,13 +52,13 @@ def convert_official_state_dict(state_dict: Mapping[str, Tensor]) -> Dict[str, T
     """Renames the keys of an authors' state dict, in training or deploy form.
 
     Args:
-        state_dict: The state dict itself: ``model_ema`` or ``model`` of a released classifier,
-            ``state_dict`` of a released detector.
+        state_dict: ``model_ema`` or ``model`` of a released classifier, or ``state_dict`` of a
+            released detector.
 
     Returns:
         The same tensors under the keys of an mmpretrain ``ImageClassifier`` with our backbone and
-        head (``backbone.*``, ``head.*``), with λ = 1. Of a detector the backbone's keys are
-        renamed; necks and heads have the same names in mmdet 2.x and 3.x.
+        head (``backbone.*``, ``head.*``), with λ = 1. In a detector only the backbone's keys are
+        renamed: necks and heads have the same names in mmdet 2.x and 3.x.
 
     Raises:
         UsageError: if a key is not one of the authors'.
@@ -76,8 +76,10 @@ def convert_official_state_dict(state_dict: Mapping[str, Tensor]) -> Dict[str, T
                 converted[new_key] = value
                 break
         else:
-            raise UsageError(f"{key!r} is not a key of the authors' VanillaNet: cannot convert it.")
-        if new_key.endswith('.conv1.weight'):  # a deep convolution: it has a λ
+            raise UsageError(
+                f"{key!r} is not a key of the authors' VanillaNet: give one of their state dicts."
+            )
+        if new_key.endswith('.conv1.weight'):  # a deep convolution has a λ
             lambda_key = new_key.replace('.conv1.weight', '.act._extra_state')
             converted[lambda_key] = torch.tensor(1.0, dtype=torch.float64)
     return converted

@@ -1,4 +1,4 @@
-"""Weights from files into networks. The layers themselves meet the form of their weights."""
+"""From files into networks. The layers themselves adapt to the form of their weights."""
 
 import re
 from typing import Any, Dict, Iterator, Optional
@@ -17,28 +17,28 @@ from .official import is_official_state_dict
 def take_classifier_weights(
     backbone: nn.Module, state_dict: Dict[str, Tensor], prefix: str
 ) -> None:
-    """Brings weights of a classifier to its names, in place, and compares them with its backbone.
+    """Renames the weights of a classifier, in place, and compares those of the backbone with it.
 
     Args:
-        backbone: Of the classifier.
+        backbone: The classifier's backbone.
         state_dict: The weights.
-        prefix: What the keys of the classifier begin with.
+        prefix: The prefix of the classifier's keys.
 
     Raises:
-        UsageError: if there are weights of a backbone, and not all of this one.
+        UsageError: if there are weights of a backbone, but not of this one.
     """
     weights = take(state_dict, prefix)
     own = own_names(weights)
     given = part(own, 'backbone.')
     if given:
         complain(match(backbone, own_names(given, backbone))[1], 'the backbone')
-    if not is_official_state_dict(weights):  # its parts rename what is in them
+    if not is_official_state_dict(weights):  # the backbone and the head rename their own keys
         own = {re.sub(r'^((module|_orig_mod)\.)+', '', k): v for k, v in weights.items()}
     state_dict.update({prefix + name: value for name, value in own.items()})
 
 
 def read_state_dict(checkpoint: str) -> Dict[str, Tensor]:
-    """The weights in a checkpoint, in this package's names (of an authors' file the EMA weights).
+    """The weights in a checkpoint, under our names; of an authors' file, the EMA weights.
 
     Args:
         checkpoint: Path or address.
@@ -52,27 +52,27 @@ def read_state_dict(checkpoint: str) -> Dict[str, Tensor]:
 def load_weights(
     network: nn.Module, weights: Dict[str, Tensor], path: str, strict: bool = False
 ) -> None:
-    """Loads weights in any form into a network in any form; all of the network must be there.
+    """Loads weights in any form into a network in any form; none may be missing.
 
     Args:
         network: Any network.
-        weights: As ``read_state_dict`` gives them.
+        weights: Weights as ``read_state_dict`` returns them.
         path: The file that they are from.
-        strict: Whether keys that the network does not have are refused, or only logged.
+        strict: Whether keys that the network lacks are refused, or only logged.
 
     Raises:
-        UsageError: naming the file and what does not fit. Nothing is loaded then.
+        UsageError: naming the file and what does not fit. Then nothing is loaded.
     """
     weights, mismatches = match(network, own_names(weights, network))
     unexpected = [] if strict else mismatches.pop('unexpected')
     complain(mismatches, type(network).__name__, path)
     network.load_state_dict(weights, strict=False)
     if unexpected:
-        print_log(f'Keys that the model does not have: {unexpected}', 'current')
+        print_log(f'Keys that the model lacks: {unexpected}', 'current')
 
 
 def pretrained_cfgs(init_cfg: Any) -> Iterator[dict]:
-    """Those of a module's ``init_cfg`` (a dict, a list of dicts or None) that name a checkpoint."""
+    """The parts of an ``init_cfg`` (a dict, a list of dicts or None) that load a checkpoint."""
     for cfg in [init_cfg] if isinstance(init_cfg, dict) else init_cfg or []:
         if cfg.get('type') in ('Pretrained', PretrainedInit):
             yield cfg
@@ -84,15 +84,15 @@ def load_pretrained(
     prefix: Optional[str] = None,
     layers: Optional[Dict[str, str]] = None,
 ) -> None:
-    """Loads the backbone's weights out of a checkpoint; every key must match.
+    """Loads a backbone's weights from a checkpoint; every key must match.
 
     Args:
         backbone: A VanillaNet.
         checkpoint: Path or address of a checkpoint of the authors (EMA weights are preferred), of a
-            model that holds the backbone, or of a backbone alone, in any form.
-        prefix: What the backbone's keys begin with; 'backbone.' if there are such keys.
-        layers: For the checkpoint of a shallower network, the layer of the backbone that each of
-            its layers goes to ('blocks.6' to 'blocks.7'); the other layers stay as they are.
+            model that contains the backbone, or of a backbone alone, in any form.
+        prefix: The prefix of the backbone's keys; 'backbone.' if there are such keys.
+        layers: For the checkpoint of a shallower network, the layer of the backbone that takes each
+            of its layers ('blocks.6' to 'blocks.7'); the other layers stay as they are.
 
     Raises:
         UsageError: naming the file and the series number, λ or keys that do not fit.
@@ -108,7 +108,7 @@ def load_pretrained(
     weights, mismatches = match(backbone, weights)
     mapped = ''
     if layers is not None:
-        mapped = ' as source_arch says (None: it is of the same arch)'
+        mapped = ' by its source_arch (set it to None for weights of the same arch)'
         needed = set(layers.values())
         mismatches['missing'] = [key for key in mismatches['missing'] if _layer(key) in needed]
     complain(mismatches, f'the backbone{mapped}', checkpoint)
@@ -116,7 +116,7 @@ def load_pretrained(
 
 
 def _layer(key: str) -> str:
-    """'blocks.3.conv.norm.bias' -> 'blocks.3', 'stem.conv.norm.bias' -> 'stem'."""
+    """The layer of a key, such as 'blocks.3' of 'blocks.3.conv.norm.bias'."""
     return re.match(r'(blocks\.\d+|\w+)', key)[0]
 
 
@@ -124,6 +124,6 @@ def _rename_layers(weights: Dict[str, Tensor], layers: Dict[str, str]) -> Dict[s
     renamed = {}
     for key, value in weights.items():
         layer = _layer(key)
-        # A layer that is not in the table keeps a name that is nobody's, and is reported.
+        # A layer that is not in the table gets a name that no layer has, and is reported.
         renamed[layers.get(layer, f'checkpoint.{layer}') + key[len(layer) :]] = value
     return renamed

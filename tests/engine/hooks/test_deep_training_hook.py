@@ -151,7 +151,7 @@ def test_schedule_that_never_ends(tmp_path, warnings):
     make_runner(tmp_path, epochs=4, hook=dict(decay_epochs=4)).train()
     start = next(m for m in warnings if 'reaches only 0.75' in m)
     assert 'decay_epochs=4' in start and 'at most 3' in start and 'cannot be fused' in start
-    assert 'No fused checkpoint is written: λ is 0.75, not 1.' in warnings
+    assert 'No fused checkpoint was written: λ is 0.75, not 1.' in warnings
     assert not list(tmp_path.glob('*_deploy.pth'))
 
 
@@ -181,7 +181,7 @@ def test_loaded_weights_of_another_lambda_are_named(tmp_path, warnings):
         warnings.clear()
         make_runner(tmp_path / folder, hook=dict(decay_epochs=0), epochs=2, **kwargs).train()
         (said,) = [m for m in warnings if 'Weights were loaded' in m]
-        assert 'loaded at λ = 0.3, and training starts at λ = 1' in said
+        assert 'loaded at λ = 0.3, but training starts at λ = 1' in said
     warnings.clear()
     make_runner(
         tmp_path / 'resumed',
@@ -208,7 +208,7 @@ def test_wrong_fusing_is_an_error(tmp_path, monkeypatch):
 
 
 def test_a_network_built_fused_is_not_trained(tmp_path):
-    with pytest.raises(UsageError, match='fused weights, which are for inference alone'):
+    with pytest.raises(UsageError, match='fused weights, which are only for inference'):
         make_runner(tmp_path, model=Classifier(deploy=True), hook=dict(decay_epochs=0)).train()
 
 
@@ -225,9 +225,9 @@ def test_model_without_deep_convs(tmp_path):
     ('kwargs', 'message'),
     [
         (dict(schedule='step'), "'step' is unknown: choose one of linear, cosine"),
-        (dict(decay_epochs=-1), 'decay_epochs=-1'),
-        (dict(by_epoch=False), 'decay_iters goes with by_epoch=False'),
-        (dict(decay_iters=10), 'decay_iters goes with by_epoch=False'),
+        (dict(decay_epochs=-1), 'decay_epochs must be 0 or more, got -1'),
+        (dict(by_epoch=False), 'use decay_iters with by_epoch=False'),
+        (dict(decay_iters=10), 'use decay_iters with by_epoch=False'),
     ],
 )
 def test_wrong_arguments(kwargs, message):

@@ -3,27 +3,27 @@ import torch
 from helpers.networks import randomize
 from torch import nn
 
-from mmvanilla.models.folding.arithmetic import fuse_conv_bn, merge_convs, put_conv
+from mmvanilla.models.folding.arithmetic import fold_norm, merge_convs, put_conv
 
 
 @pytest.mark.parametrize('affine', [True, False])
 @pytest.mark.parametrize('bias', [True, False])
 @pytest.mark.parametrize('groups', [1, 6])
-def test_fuse_conv_bn(affine, bias, groups):
+def test_fold_norm(affine, bias, groups):
     conv = nn.Conv2d(6, 12, 3, padding=1, groups=groups, bias=bias).double()
     bn = nn.BatchNorm2d(12, eps=1e-6, affine=affine).double().eval()
     bn.running_mean.normal_()
     bn.running_var.uniform_(0.5, 2)
     if affine:
         randomize(bn)
-    weight, fused_bias = fuse_conv_bn(conv.weight, conv.bias, bn.state_dict(), bn.eps)
+    weight, fused_bias = fold_norm(conv.weight, conv.bias, bn.state_dict(), bn.eps)
     x = torch.randn(2, 6, 7, 7, dtype=torch.float64)
     fused = nn.functional.conv2d(x, weight, fused_bias, padding=1, groups=groups)
     torch.testing.assert_close(fused, bn(conv(x)), rtol=1e-12, atol=1e-12)
 
 
-def test_fuse_conv_bn_computes_in_float64():
-    weight, bias = fuse_conv_bn(torch.randn(4, 3, 1, 1), None, nn.BatchNorm2d(4).state_dict(), 1e-5)
+def test_fold_norm_computes_in_float64():
+    weight, bias = fold_norm(torch.randn(4, 3, 1, 1), None, nn.BatchNorm2d(4).state_dict(), 1e-5)
     assert weight.dtype == bias.dtype == torch.float64
 
 

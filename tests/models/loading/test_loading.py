@@ -183,7 +183,7 @@ def test_names_of_the_authors(key, form, load, pytestconfig):
 def test_below_one_only_in_deep_form(kind, form, load):
     source = build(kind)
     set_deep_training_lambda(source, 0.4)
-    with pytest.raises(UsageError, match='its λ is 0.4, and the pair merges only at 1'):
+    with pytest.raises(UsageError, match='its λ is 0.4, and a pair merges only at 1'):
         load(build(kind, form, seed=1), source.state_dict())
     deep = build(kind, seed=1)
     load(deep, source.state_dict())
@@ -259,7 +259,7 @@ def test_fused_weights_do_not_train(kind):
     network(IMAGES)
     network.train()
     for each in (network, copy.deepcopy(network)):
-        with pytest.raises(UsageError, match='fused weights, which are for inference alone'):
+        with pytest.raises(UsageError, match='fused weights, which are only for inference'):
             each(IMAGES)
     with torch.no_grad():
         network(IMAGES)

@@ -88,7 +88,7 @@ def test_evaluated_without_real_labels(official, options, run_tool, tmp_path):
     (metrics,) = (load(path) for path in (tmp_path / 'run').glob('*/*.json'))
     assert 'accuracy/top1' in metrics and 'real/top1' not in metrics
     (log,) = (path.read_text() for path in (tmp_path / 'run').glob('*/*.log'))
-    assert f'left out: there is no {tmp_path}/none.json; get real.json from https://' in log
+    assert f'left out: {tmp_path}/none.json does not exist; get real.json from https://' in log
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_converter_errors(fixture, tmp_path, monkeypatch):
 def test_another_series_number_is_one_sentence(official, options, tmp_path, monkeypatch):
     args = ['--work-dir', tmp_path, '--cfg-options', *options, 'model.backbone.act_num=4']
     message = fail('test', ROOT / CONFIG, official, *args, monkeypatch=monkeypatch)
-    assert 'its series number is 3 (7x7 kernels), the network has act_num=4' in message
+    assert 'its series number is 3 (7x7 kernels), but the network has act_num=4' in message
     assert 'build it with act_num=3' in message
 
 
@@ -266,7 +266,7 @@ def test_fine_tuning_from_a_run_under_ema(options, tmp_path):
         (['data_preprocessor.num_classes=3'], 'data_preprocessor.num_classes is 3: set both'),
         (
             ['data_preprocessor.num_classes=3', 'model.head.num_classes=3'],
-            'an evaluator has topk=(1, 5), and there are 3 classes',
+            'an evaluator has topk=(1, 5), but there are 3 classes',
         ),
     ],
 )

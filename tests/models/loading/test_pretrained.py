@@ -141,7 +141,7 @@ def test_merging_on_the_way_below_one_is_refused(tmp_path):
     with pytest.raises(UsageError, match='a.pth does not fit.*its λ is 0.4.*without merged=True'):
         build(tmp_path / 'a.pth', merged=True)
     for form in ('merged', 'deploy'):
-        with pytest.raises(UsageError, match=r'fit stem\.conv: its λ is 0.4, and the pair merges'):
+        with pytest.raises(UsageError, match=r'fit stem\.conv: its λ is 0.4, and a pair merges'):
             VanillaNet('6', widen_factor=1 / 64, **{form: True}).load_state_dict(
                 source.state_dict(), strict=False
             )
