@@ -126,10 +126,9 @@ class Foldable(nn.Module):
             held = by_ddp | by_optimizers  # an unused optimizer may hold the old ones
         if any(id(old) in held for old, _ in self.replaced()):
             raise UsageError(
-                'the network changed its form when it loaded weights, after its optimizer was '
-                'made: make the optimizer afterwards; or, for merged weights, build the network '
-                'with merged=True (the backbone, and the head of a classifier), or train with '
-                'DeepTrainingHook.'
+                'the network changed its form after its optimizer was made: make the optimizer '
+                'afterwards; or, for merged weights, build the network with merged=True (the '
+                'backbone, and the head of a classifier), or train with DeepTrainingHook.'
             )
         held = by_ddp | by_optimizers
         for layer in [*_replaced]:

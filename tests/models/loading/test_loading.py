@@ -289,7 +289,7 @@ def test_folding_in_place_beside_an_optimizer(fold):
     network = build('classifier')
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
     fold(network, inplace=True).train()
-    with pytest.raises(UsageError, match='another form .*make the optimizer after that'):
+    with pytest.raises(UsageError, match='changed its form .*make the optimizer afterwards'):
         network(IMAGES)
     del optimizer
 
