@@ -1,83 +1,153 @@
-"""Every command and snippet in the README, and every command in the other pages."""
+"""Every command, snippet and link on the pages."""
 
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 from helpers.programs import ROOT, run_python
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
+from mmpretrain.registry import MODELS as CLASSIFIERS
 
 from mmvanilla import SeriesActivation
 from mmvanilla.models import DeepConv
 
 BLOCK = re.compile(r'```(\w*)\n(.*?)```', re.S)
-BLOCKS = BLOCK.findall((ROOT / 'README.md').read_text())
-PYTHON = [code for language, code in BLOCKS if language == 'python']
-OTHERS = [
-    found
-    for path in [*(ROOT / 'configs').rglob('README.md'), *(ROOT / 'docs').glob('*.md')]
-    for found in BLOCK.findall(path.read_text())
+PAGES = [
+    *(ROOT / name for name in ('README.md', 'CONTRIBUTING.md')),
+    *(ROOT / 'configs').rglob('README.md'),
+    *(ROOT / 'docs').glob('*.md'),
 ]
+BLOCKS = {path.relative_to(ROOT): BLOCK.findall(path.read_text()) for path in PAGES}
 COMMANDS = sorted(
     {
         line
-        for language, code in BLOCKS + OTHERS
+        for blocks in BLOCKS.values()
+        for language, code in blocks
         if language == 'bash'
         for line in code.strip().splitlines()
     }
 )
 
 
+def snippet(page, start):
+    """The one block of Python on a page that begins like this."""
+    blocks = BLOCKS[Path(page)]
+    (found,) = (
+        code for language, code in blocks if language == 'python' and code.startswith(start)
+    )
+    return found
+
+
 def test_snippet_prints_what_it_says():
-    (snippet,) = [code for code in PYTHON if code.startswith('import torch')]
-    printed = next(code for language, code in BLOCKS if language == '')
-    assert run_python('-c', snippet).strip() == printed.strip()
-    assert len(snippet.strip().splitlines()) <= 10
+    code = snippet('README.md', 'import torch')
+    printed = next(text for language, text in BLOCKS[Path('README.md')] if language == '')
+    assert run_python('-c', code).strip() == printed.strip()
+    assert len(code.strip().splitlines()) <= 10
 
 
 def test_mmpretrain_snippet(imagenet, tmp_path):
-    (snippet,) = [code for code in PYTHON if code.startswith('import mmpretrain')]
+    code = snippet('configs/imagenet/README.md', 'import mmpretrain')
     shutil.copy(next(imagenet.glob('val/*/*.JPEG')), tmp_path / 'photo.jpg')
-    output = run_python('-W', 'ignore', '-c', snippet, cwd=tmp_path).splitlines()
+    output = run_python('-W', 'ignore', '-c', code, cwd=tmp_path).splitlines()
     assert str([f'vanillanet-{depth}_in1k' for depth in (10, 11, 12, 13)]) in output
     assert 0 < float(output[-1].split()[-1]) < 1  # class and score
 
 
-def test_config_snippets_build(tmp_path):
-    """All of them together, over the main config."""
-    snippets = [code for code in PYTHON if not code.startswith('import')]
-    assert len(snippets) == 4
-    base = f"_base_ = '{ROOT}/configs/retinanet_vanillanet13.py'\n"
-    for i, snippet in enumerate(snippets):
-        (tmp_path / f'{i}.py').write_text(base + snippet)
-    model, hook, optimizer, techniques = (Config.fromfile(tmp_path / f'{i}.py') for i in range(4))
-    with DefaultScope.overwrite_default_scope('mmdet'):
-        assert MODELS.build(model.model).backbone.out_channels == (1024, 2048, 4096)
-        assert_has_both(MODELS.build(techniques.model.backbone), 53, 49)
-    assert hook.custom_hooks[0].decay_epochs == 100
-    assert optimizer.optim_wrapper.paramwise_cfg.blocks_per_layer == 2
+@pytest.mark.parametrize(
+    ('page', 'start', 'base', 'check'),
+    [
+        (
+            'README.md',
+            'model = ',
+            'retinanet_vanillanet13',
+            lambda cfg: MODELS.build(cfg.model).backbone.out_channels == (1024, 2048, 4096),
+        ),
+        (
+            'docs/deep_training.md',
+            'custom_hooks = ',
+            'retinanet_vanillanet13',
+            lambda cfg: cfg.custom_hooks[0].decay_epochs == 100,
+        ),
+        (
+            'docs/deep_training.md',
+            'optim_wrapper = ',
+            'retinanet_vanillanet13',
+            lambda cfg: cfg.optim_wrapper.paramwise_cfg.blocks_per_layer == 2,
+        ),
+        (
+            'docs/deep_training.md',
+            'model = ',
+            'retinanet_vanillanet13',
+            lambda cfg: techniques_of(MODELS.build(cfg.model.backbone)) == (53, 49),
+        ),
+        (
+            'docs/deep_training.md',
+            'model = ',
+            'ablations/resnet-50_neither_8xb32_in1k',
+            lambda cfg: techniques_of(CLASSIFIERS.build(cfg.model.backbone)) == (53, 49),
+        ),
+    ],
+)
+def test_config_snippets(page, start, base, check, tmp_path):
+    (tmp_path / 'a.py').write_text(f"_base_ = '{ROOT}/configs/{base}.py'\n{snippet(page, start)}")
+    cfg = Config.fromfile(tmp_path / 'a.py')
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        assert check(cfg)
 
 
-def assert_has_both(network, convs, activations):
+def techniques_of(network):
+    """How many deep convolutions and series activations a network has."""
     modules = list(network.modules())
-    assert sum(isinstance(module, DeepConv) for module in modules) == convs
-    assert sum(isinstance(module, SeriesActivation) for module in modules) == activations
+    return tuple(sum(isinstance(m, kind) for m in modules) for kind in (DeepConv, SeriesActivation))
 
 
-def test_techniques_snippets(tmp_path):
-    """Those of docs/reproduction.md: in Python, and in a config."""
-    page = (ROOT / 'docs/reproduction.md').read_text()
-    in_python, in_config = (code for language, code in BLOCK.findall(page) if language == 'python')
+def test_techniques_snippet():
     found = {}
-    exec(in_python, found)
-    assert_has_both(found['model'], 8, 8)
-    base = f"_base_ = '{ROOT}/configs/ablations/resnet-50_neither_8xb32_in1k.py'\n"
-    (tmp_path / 'a.py').write_text(base + in_config)
-    with DefaultScope.overwrite_default_scope('mmpretrain'):
-        assert_has_both(MODELS.build(Config.fromfile(tmp_path / 'a.py').model.backbone), 53, 49)
+    exec(snippet('docs/deep_training.md', 'from mmvanilla import'), found)
+    assert techniques_of(found['model']) == (8, 8)
+
+
+def test_links():
+    """Links between pages lead to files and headings that exist."""
+    for path in PAGES:
+        for link in re.findall(r'\]\(([^)]+)\)', path.read_text()):
+            if '://' in link:
+                continue
+            name, _, anchor = link.partition('#')
+            target = (path.parent / name).resolve() if name else path
+            assert target.exists(), (path, link)
+            if anchor:
+                heads = re.findall(r'^#+ (.+)$', target.read_text(), re.M)
+                anchors = {re.sub(r'[^\w -]', '', head).lower().replace(' ', '-') for head in heads}
+                assert anchor in anchors, (path, link)
+
+
+@pytest.mark.parametrize(
+    'message',
+    [
+        'does not work with mmvanilla: install ',
+        'are both installed',
+        'mmengine needs pkg_resources',
+        'torch.compile does not work here',
+        'pre-trained weights ',
+        'its series number is ',
+        'a pair merges only at 1',
+        'is truncated or not a checkpoint',
+        'is refused: it holds ',
+        'the network has fused weights, which are only for inference',
+        'No fused checkpoint was written',
+        'SyncBN works only on GPUs',
+        'merging does not work in ',
+    ],
+)
+def test_troubleshooting_quotes_the_messages(message):
+    sources = ''.join(path.read_text() for path in (ROOT / 'mmvanilla').rglob('*.py'))
+    assert message in re.sub(r"'\s*\n\s*f?'", '', sources)
+    assert message.strip() in (ROOT / 'docs/troubleshooting.md').read_text()
 
 
 @pytest.mark.parametrize('command', COMMANDS)
@@ -90,6 +160,10 @@ def test_command(command, run_tool, capsys):
         assert args == ['install', '-e', '.'] and (ROOT / 'setup.py').exists()
     elif program == 'mim':  # what it runs is run by test_foreign_project.py
         assert args[:3] in (['train', 'mmdet', 'my_config.py'], ['test', 'mmdet', 'my_config.py'])
+    elif program == 'source':
+        assert args == ['.venv/bin/activate']
+    elif program == 'pre-commit':
+        assert args == ['install'] and (ROOT / '.pre-commit-config.yaml').exists()
     else:
         assert program in ('python', 'bash')
         for path in (arg for arg in args if '/' in arg):

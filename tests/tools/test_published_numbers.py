@@ -36,9 +36,15 @@ def quoted(page, columns):
     ('page', 'rows', 'columns'),
     [
         (
-            'configs/imagenet/README.md',
+            'README.md',
             OURS,
-            {'model': 'mmpretrain', 'top-1 (%)': 'top-1', 'ReaL (%)': 'ReaL top-1'},
+            {
+                'model and config': 'mmpretrain',
+                'parameters (M)': 'parameters (M)',
+                'FLOPs (G)': 'FLOPs (G)',
+                'top-1 (%)': 'top-1',
+                'ReaL (%)': 'ReaL top-1',
+            },
         ),
         (
             'configs/imagenet/README.md',
