@@ -95,11 +95,11 @@ def _foreign_names(model: Any, scope: Any, pipeline: Any) -> Iterator[Any]:
     parts = list(nested_dicts(model))
     types = [part.get('type') for part in parts if part.get('type') is not None]
     for name in types:
-        where, dot, plain = name.rpartition('.') if isinstance(name, str) else ('', '', name)
+        where, dot, short = name.rpartition('.') if isinstance(name, str) else ('', '', name)
         if not (
             (where if dot else scope) in SCOPES
-            and plain in _registered_layers(where or scope)
-            and (dot or find_spec(plain) is None)  # a registry without it would import a module
+            and short in _registered_layers(where or scope)
+            and (dot or find_spec(short) is None)  # a registry without it would import a module
         ):
             yield name
     for part in parts:

@@ -285,8 +285,8 @@ class VanillaNet(BaseModule):
         return (int(parts[1]) + 1 if parts[0] == 'blocks' else 0), num_layers
 
 
-def _pool(plain: type, adaptive: type, stride: int, size: int) -> nn.Module:
+def _pool(by_stride: type, to_size: type, stride: int, size: int) -> nn.Module:
     """Pooling by a stride, or to a fixed size if that is not 0."""
     if stride == 1:
         return nn.Identity()
-    return adaptive(size) if size else plain(stride)
+    return to_size(size) if size else by_stride(stride)

@@ -161,7 +161,7 @@ def overlay(network: Network, path: str) -> Dict[str, Any]:
         mask = cam(data['normalized'], [ClassifierOutputTarget(predicted)])[0]  # (H, W), 0 to 1
     image = data['inputs'].permute(1, 2, 0).numpy()[..., ::-1] / np.float32(255)  # BGR to RGB
     return dict(
-        plain=image,
+        image=image,
         shown=show_cam_on_image(image, mask, use_rgb=True),
         predicted=predicted,
         probability=probabilities[predicted].item(),
@@ -188,7 +188,7 @@ def draw(networks: Sequence[Network], groups: Groups, out: Path) -> None:
                 color='black' if label in (None, predicted) else 'red',
             )
             if network is networks[0]:
-                column[0].imshow(found['plain'])
+                column[0].imshow(found['image'])
         column[0].set_title(f'{group}{truth}', fontsize=8)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
