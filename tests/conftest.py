@@ -2,7 +2,7 @@ import json
 import os
 from functools import partial
 
-os.environ.setdefault('CUDA_VISIBLE_DEVICES', '')  # the checks run alike with and without a GPU
+os.environ.setdefault('CUDA_VISIBLE_DEVICES', '')  # the tests run the same with and without a GPU
 
 import cv2
 import numpy as np
@@ -19,7 +19,7 @@ def no_earlier_run():
 
 @pytest.fixture(autouse=True)
 def same_random_numbers():
-    """What a test draws does not depend on the tests before it."""
+    """The random numbers of a test do not depend on the tests before it."""
     torch.manual_seed(0)
 
 
@@ -30,7 +30,7 @@ def run_tool(monkeypatch):
 
 @pytest.fixture(scope='session')
 def digits(tmp_path_factory):
-    """A small data set from the generator, laid out as data/coco is."""
+    """A small generated data set, laid out like data/coco."""
     folder = tmp_path_factory.mktemp('data') / 'digits'
     run_python(
         'tools/dataset_converters/digits_to_coco.py', folder, '--num-train=16', '--num-val=4'
@@ -40,9 +40,9 @@ def digits(tmp_path_factory):
 
 @pytest.fixture(scope='session')
 def trained(digits, tmp_path_factory):
-    """A whole run of the main config: three epochs of four iterations, λ = 0, 0.5, 1."""
+    """A complete run of the main config: three epochs of four iterations, with λ = 0, 0.5, 1."""
     work_dir = tmp_path_factory.mktemp('run') / 'whole'
-    # --resume where there is nothing yet, as in a job that is restarted whenever it dies.
+    # --resume with nothing to resume from, as in a job that is restarted whenever it dies.
     command = ['tools/train.py', CONFIG, '--work-dir', work_dir, '--resume']
     output = run_python(*command, *narrow_options(digits))
     assert f'No checkpoint to resume from in {work_dir}: starting' in output

@@ -8,8 +8,23 @@ digits_classes = (
 )
 digits = dict(data_root=digits_root, metainfo=dict(classes=digits_classes))
 digits_to_train = dict(digits, filter_cfg=dict(_delete_=True, filter_empty_gt=True))
-digits_resize = dict(type='Resize', scale=(256, 256), keep_ratio=True)
-digits_meta_keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
+digits_train_boxes = [
+    dict(type='LoadImageFromFile', backend_args=None),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(type='PackDetInputs'),
+]
+digits_test_boxes = [
+    dict(type='LoadImageFromFile', backend_args=None),
+    dict(type='Resize', scale=(256, 256), keep_ratio=True),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(
+        type='PackDetInputs',
+        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
+    ),
+]
+with_masks = dict(type='LoadAnnotations', with_bbox=True, with_mask=True)
+digits_train_masks = [digits_train_boxes[0], with_masks, digits_train_boxes[2]]
+digits_test_masks = [*digits_test_boxes[:2], with_masks, digits_test_boxes[3]]
 digits_evaluator = dict(ann_file=digits_root + 'annotations/instances_val2017.json')
 
 digits_backbone = dict(

@@ -46,17 +46,8 @@ model = dict(
     test_cfg=dict(rpn=dict(nms_pre=200, max_per_img=100), rcnn=dict(max_per_img=30)),
 )
 
-train_pipeline = [
-    dict(type='LoadImageFromFile', backend_args=None),
-    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
-    dict(type='PackDetInputs'),
-]
-test_pipeline = [
-    dict(type='LoadImageFromFile', backend_args=None),
-    _base_.digits_resize,
-    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
-    dict(type='PackDetInputs', meta_keys=_base_.digits_meta_keys),
-]
+train_pipeline = _base_.digits_train_masks
+test_pipeline = _base_.digits_test_masks
 train_dataloader = dict(
     batch_size=4,
     num_workers=1,

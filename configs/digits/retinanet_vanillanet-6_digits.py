@@ -17,17 +17,8 @@ model = dict(
     ),
 )
 
-train_pipeline = [
-    dict(type='LoadImageFromFile', backend_args=None),
-    dict(type='LoadAnnotations', with_bbox=True),
-    dict(type='PackDetInputs'),
-]
-test_pipeline = [
-    dict(type='LoadImageFromFile', backend_args=None),
-    _base_.digits_resize,
-    dict(type='LoadAnnotations', with_bbox=True),
-    dict(type='PackDetInputs', meta_keys=_base_.digits_meta_keys),
-]
+train_pipeline = _base_.digits_train_boxes
+test_pipeline = _base_.digits_test_boxes
 train_dataloader = dict(
     batch_size=8,
     num_workers=1,

@@ -20,14 +20,7 @@ from typing import Any, BinaryIO, Dict, Union
 import torch
 from torch import Tensor, nn
 
-from .stand_ins import (
-    BUILT,
-    STAND_INS,
-    StandInHistoryBuffer,
-    StandInNamespace,
-    are_sizes,
-    require,
-)
+from .stand_ins import BUILT, STAND_INS, StandInHistoryBuffer, StandInNamespace, are_sizes, require
 
 
 class _Storage:

@@ -81,7 +81,8 @@ def check_data(cfg: Config, *parts: str) -> None:
     for name in parts:
         for part in nested_dicts(cfg.get(name)):
             root = part.get('data_root') or ''
-            source = DATA_SOURCES.get(str(part.get('type')).split('.')[-1])
+            kind = str(part.get('type')).split('.')[-1]
+            source = None if part.get('metainfo') else DATA_SOURCES.get(kind)  # it is the user's
             prefix = part.get('data_prefix') or ''
             paths = [
                 part.get('ann_file'),
@@ -89,7 +90,9 @@ def check_data(cfg: Config, *parts: str) -> None:
             ]
             paths = [os.path.join(root, path) for path in paths if path and isinstance(path, str)]
             # With only a folder, a data set may download its data, unless it is one of those above.
-            for path in paths or [os.path.join(root, part.get('split', ''))] * bool(source):
+            for path in paths or [os.path.join(root, part.get('split', ''))] * (
+                kind in DATA_SOURCES
+            ):
                 if '://' not in path and not os.path.exists(path):
                     hint = f'{source} under {root or path}' if source else 'put the data there'
                     raise UsageError(

@@ -43,12 +43,7 @@ def save_fused(
         dataset_meta: The data set's ``metainfo`` with the names of the classes, or None.
         progress: More entries for the checkpoint's ``meta``.
     """
-    meta = dict(
-        cfg=cfg.pretty_text,
-        form='deploy',
-        **progress,
-        mmvanilla_version=__version__,
-    )
+    meta = dict(cfg=cfg.pretty_text, form='deploy', **progress, mmvanilla_version=__version__)
     if dataset_meta is not None:  # inferencers fail on None
         meta['dataset_meta'] = dataset_meta
     weights = {name: value.cpu() for name, value in network.state_dict().items()}

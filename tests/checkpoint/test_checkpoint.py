@@ -18,7 +18,7 @@ from mmvanilla.checkpoint import (
 
 
 class GetAttr:
-    """Asks for an attribute of an allowed class by ``getattr``."""
+    """Calls ``getattr`` on an allowed class when it is unpickled."""
 
     def __init__(self, owner, name):
         self.args = owner, name
@@ -149,7 +149,7 @@ def test_latest_whole_checkpoint(tmp_path):
 
 
 def test_a_checkpoint_that_is_refused_is_not_passed_over(tmp_path):
-    """A run that started anew would write over it."""
+    """Otherwise the run would start from scratch and overwrite it."""
     content = dict(state_dict={}, message_hub=Payload(tmp_path), meta={}, optimizer={})
     torch.save(content, tmp_path / 'epoch_1.pth')
     with pytest.raises(UsageError, match=r'epoch_1\.pth is refused'):

@@ -1,4 +1,4 @@
-"""Checkpoint files that would do harm: each is refused, and nothing happens."""
+"""Harmful checkpoint files are refused, and do nothing."""
 
 import argparse
 import builtins
@@ -26,7 +26,7 @@ from mmvanilla.checkpoint.safe_reading import read_safely
 from mmvanilla.cli.config_in_checkpoint import config_in_checkpoint
 from mmvanilla.models.loading.weights import read_state_dict
 
-# Pickle instructions, to be put together as an attacker does.
+# Pickle instructions, which the functions below combine as an attacker would.
 HISTORY_BUFFER = b'cmmengine.logging.history_buffer\nHistoryBuffer\n'
 ONE_CYCLE = b'cmmengine.optim.scheduler.param_scheduler\nOneCycleParamScheduler\n'
 NDARRAY, DTYPE = b'cnumpy\nndarray\n', b'cnumpy\ndtype\n'
@@ -37,7 +37,7 @@ TENSOR = b'ctorch._utils\n_rebuild_tensor_v2\n'
 
 
 def dump(value):
-    """The instructions that make a value."""
+    """The instructions that build a value."""
     return pickle.dumps(value, 2)[2:-1]
 
 
@@ -90,7 +90,7 @@ def statistics(name, value):
     return history(statistics_methods=b'}' + dump(name) + value + b's')
 
 
-# A tuple of 2 ** 40 elements, in a few bytes: whoever looks at all of them never ends.
+# A tuple of 2 ** 40 elements, in a few bytes: code that visits all of them never ends.
 BOMB = b')q\x00' + b'h\x00h\x00\x86q\x00' * 40
 RUN = dump('touch ' + 'PLACE' * 8)
 POINTER = dump(struct.pack('<Q', 0x4141414141414141))
@@ -175,7 +175,7 @@ MALICIOUS_TENSORS = {
 
 
 def write(path, instructions, **records):
-    """A file as torch writes it, with ``data.pkl`` of given instructions and one record."""
+    """Writes a file as torch does, with these instructions in ``data.pkl`` and one record."""
     with zipfile.ZipFile(path, 'w') as archive:
         archive.writestr('archive/data.pkl', b'\x80\x02}' + dump('meta') + instructions + b's.')
         archive.writestr('archive/byteorder', sys.byteorder)
@@ -187,7 +187,7 @@ def write(path, instructions, **records):
 
 
 def with_place(instructions, place):
-    """Instructions that name ``place``; their length counts."""
+    """Puts ``place`` into instructions without changing their length."""
     return instructions.replace(b'PLACE' * 8, str(place).encode().ljust(40)[-40:])
 
 
@@ -225,7 +225,7 @@ print('all refused')
 
 @pytest.mark.parametrize('reader', ['ours', 'torch'])
 def test_malicious_files(reader, place, tmp_path):
-    """In a process of its own, which some of them would crash."""
+    """Another process reads them, because some of them could crash it."""
     files = MALICIOUS if reader == 'torch' else MALICIOUS | MALICIOUS_TENSORS
     paths = [
         write(tmp_path / f'{name}.pth', with_place(instructions, place))
@@ -237,7 +237,7 @@ def test_malicious_files(reader, place, tmp_path):
 
 
 def test_each_would_be_read_if_it_were_harmless(tmp_path):
-    """The files above are refused for the harm in them, not for how they are put together."""
+    """The files above are refused for the harm in them, not for how they are built."""
     harmless = {
         'array': (array(dtype('f8'), dump(struct.pack('<d', 3))), [3.0]),
         'scalar': (call(SCALAR, dtype('f8'), dump(struct.pack('<d', 3))), 3.0),
@@ -330,7 +330,7 @@ def test_other_files(name, message, tmp_path):
 
 
 def test_every_end_of_the_values_is_noticed(tmp_path):
-    """Each byte in turn becomes the instruction to stop."""
+    """Each byte in turn is replaced by the instruction to stop."""
     path = write(tmp_path / 'a.pth', dump(dict(a=[1.0, 'text'], b=(None, 5))))
     content = path.read_bytes()
     start = content.index(b'\x80\x02}')
@@ -342,7 +342,7 @@ def test_every_end_of_the_values_is_noticed(tmp_path):
 
 
 def everything():
-    """What training checkpoints hold."""
+    """Everything that training checkpoints hold."""
     shared = torch.arange(6.0)
     return dict(
         tensors=[
@@ -402,7 +402,7 @@ def test_everything_that_training_writes(tmp_path):
     loaded = load_checkpoint(tmp_path / 'a.pth')
     assert_same(loaded, expected)
     assert loaded['others'][3].data_ptr() == loaded['others'][4].data_ptr()
-    # And what was read is written as what it was, for readers without mmvanilla.
+    # Saving it again keeps the original types, for readers without mmvanilla.
     torch.save(loaded, tmp_path / 'b.pth')
     assert_same(load_checkpoint(tmp_path / 'b.pth'), expected)
     names = pickle_names(tmp_path / 'b.pth')
@@ -472,7 +472,7 @@ def test_versions_of_a_state_dict(tmp_path):
 
 DETECTOR = "dict(type='RetinaNet', backbone=dict(type='{}', {}))"
 FILE, ADDRESS = 'photos_neighbour.py', 'http://127.0.0.1:9/x.pkl'
-# full-width letters, which Python reads as plain ones
+# full-width characters, which Python reads as plain ones
 ASSIGNING = r'[os for os._\uff3fgetitem\uff3f_ in [os.system]]'
 
 
@@ -539,7 +539,7 @@ def test_configs_in_checkpoints_are_data(text, named, place, tmp_path, monkeypat
 
 
 def test_what_is_not_needed_is_left_out():
-    """Imports, data sets and whatever else a config says."""
+    """Only the scope, the model and the test pipeline are read from a config."""
     pretrained = dict(type='Pretrained', checkpoint=FILE)
     text = model(backbone=dict(type='mmvanilla.VanillaNet', init_cfg=pretrained))
     text += f"""

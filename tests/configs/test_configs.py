@@ -29,7 +29,7 @@ def test_builds(config):
 
 
 def assert_coco_recipe(cfg, milestones):
-    """What the authors' configs have in common."""
+    """Checks what the authors' configs have in common."""
     optimizer = dict(cfg.optim_wrapper.optimizer)
     assert optimizer.pop('lr')
     assert optimizer == dict(type='AdamW', betas=(0.9, 0.999), weight_decay=0.05)
@@ -50,7 +50,7 @@ FRAMEWORKS = {
 
 @pytest.mark.parametrize('framework', FRAMEWORKS)
 def test_authors_coco_recipe(framework):
-    """The figures of the authors' repository."""
+    """The configs have the numbers of the authors' repository."""
     stages, lr, milestones = FRAMEWORKS[framework]
     cfg = Config.fromfile(ROOT / f'configs/{framework}_vanillanet13.py')
     backbone = cfg.model.backbone
@@ -92,7 +92,7 @@ def test_appendix_b(framework):
 
 @pytest.mark.parametrize('framework', FRAMEWORKS)
 def test_swin_baseline(framework):
-    """mmdet's model and Swin's optimizer, by the schedule of ours."""
+    """The config has mmdet's model, Swin's optimizer and our schedule."""
     cfg = Config.fromfile(ROOT / f'configs/coco/{framework}_swin-t_coco.py')
     assert cfg.model.backbone.type == 'SwinTransformer' and cfg.model.backbone.embed_dims == 96
     assert cfg.optim_wrapper.optimizer.lr == 1e-4

@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader
 from mmvanilla import switch_to_deploy
 from mmvanilla.config import nested_dicts
 
-# Config in mmdet -> which of our stages serve it: those with the strides of its own backbone's. A
-# ResNet's have the same numbers; CSPDarknet and CSPNeXt count their stem.
+# Config in mmdet -> the stages of ours that have the strides of its own backbone's stages. ResNet
+# numbers its stages as we do; CSPDarknet and CSPNeXt also count their stem.
 DETECTORS = {
     # one-stage
     'retinanet/retinanet_r50_fpn_1x_coco': (0, 1, 2, 3),
@@ -36,22 +36,22 @@ DETECTORS = {
     'deformable_detr/deformable-detr_r50_16xb2-50e_coco': (1, 2, 3),
     'dino/dino-4scale_r50_8xb2-12e_coco': (1, 2, 3),
     'sparse_rcnn/sparse-rcnn_r50_fpn_1x_coco': (0, 1, 2, 3),
-    # masks, and all of an image
+    # masks, and panoptic segmentation
     'solo/solo_r50_fpn_1x_coco': (0, 1, 2, 3),
     'solov2/solov2_r50_fpn_1x_coco': (0, 1, 2, 3),
     'condinst/condinst_r50_fpn_ms-poly-90k_coco_instance': (0, 1, 2, 3),
     'panoptic_fpn/panoptic-fpn_r50_fpn_1x_coco': (0, 1, 2, 3),
 }
-# Some of each kind, and those that ask most of a backbone.
+# Some of each kind, among them those that need most from a backbone.
 REPRESENTATIVE = (
     *('retinanet', 'rtmdet', 'centernet', 'faster_rcnn', 'deformable_detr', 'condinst'),
 )
-SIDES = {'dino': 256}  # as many places in its maps as it has queries; others 128
-# What heads that have hardly trained predict counts too.
+SIDES = {'dino': 256}  # its maps need as many places as it has queries; others use 128
+# Keeps the low scores that heads predict when they have hardly trained.
 THRESHOLDS = dict(score_thr=0.0, filter_thr=0.0)
-MASK_THRESHOLDS = {'solo': 0.01}  # where its masks start; others as they are
-# Untrained, these make up to pixels and percents of rounding, or choose otherwise among scores that
-# are all but equal: they are compared without it.
+MASK_THRESHOLDS = {'solo': 0.01}  # the initial value of its masks; others keep their threshold
+# Untrained, these amplify rounding errors to pixels and percents, or choose differently among
+# almost equal scores. So their backbones are compared in float64.
 FLOAT64 = ('faster_rcnn', 'cascade_rcnn', 'mask_rcnn', 'sparse_rcnn', 'solov2', 'dino')
 
 
@@ -80,7 +80,10 @@ def make_batch(cfg, side):
 
 
 def train(cfg, data, work_dir):
-    """Three iterations, over which λ goes to 1; the scalars that they logged, and the model."""
+    """Trains three iterations, in which λ rises to 1.
+
+    Returns the model, the logged scalars, and the keys of the backbone's weights that changed.
+    """
     runner = Runner(
         cfg.model,
         str(work_dir),
@@ -107,7 +110,7 @@ def train(cfg, data, work_dir):
 
 
 def compute_backbone_in_float64(model):
-    """Takes the backbone's rounding out of what the forms are compared by."""
+    """Keeps the backbone's rounding errors out of the comparison of forms."""
     backbone = model.backbone.double()
     backbone.register_forward_pre_hook(lambda _, images: tuple(x.double() for x in images))
     backbone.register_forward_hook(lambda _, images, features: tuple(x.float() for x in features))
@@ -119,7 +122,7 @@ def predict(model, data):
 
 
 def are_same(got, expected, side):
-    """Maps; or, in any order, boxes to 1e-3 pixel, scores to 1e-4, labels and masks."""
+    """Compares maps; or boxes (to 1e-3 pixel), scores (to 1e-4), labels and masks in any order."""
     if 'pred_panoptic_seg' in expected:
         maps = [sample.pred_panoptic_seg.sem_seg for sample in (got, expected)]
         assert len(maps[1].unique()) > 1
@@ -128,7 +131,7 @@ def are_same(got, expected, side):
     assert len(expected) > 0
     if len(got) != len(expected):
         return False
-    # Inside the image: some detectors do not cut off what they hardly learnt.
+    # Inside the image: some detectors do not clip boxes that they have hardly learnt.
     inside = [instances.bboxes.clamp(0, side) for instances in (got, expected)]
     boxes = (inside[0][:, None] - inside[1]).abs().amax(-1)  # (N, N)
     scores = (got.scores[:, None] - expected.scores).abs()
@@ -171,7 +174,7 @@ def test_trains_predicts_and_fuses(config, out_indices, tmp_path):
         compute_backbone_in_float64(model)
     fused = switch_to_deploy(model)
     wrong = switch_to_deploy(model)
-    wrong.backbone.stem.act.conv.weight.data[::2] *= 1.02  # is noticed, so 1e-3 and 1e-4 are tight
+    wrong.backbone.stem.act.conv.weight.data[::2] *= 1.02  # must be noticed: tolerances are tight
     data = make_batch(cfg, side)
     for samples in zip(*(predict(form, data) for form in (model, fused, wrong)), strict=True):
         assert are_same(samples[1], samples[0], side)

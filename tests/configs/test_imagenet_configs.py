@@ -1,4 +1,4 @@
-"""The configs of the eleven ImageNet models: the paper's recipe, and that they run."""
+"""The configs of the eleven ImageNet models have the paper's recipe, and run."""
 
 import math
 
@@ -16,7 +16,7 @@ from mmvanilla import UsageError, VanillaNet, switch_to_deploy
 from mmvanilla.checkpoint import load_checkpoint
 from mmvanilla.models.folding.network import deep_convs
 
-# Table 7 of the paper, one row per model; the 1.5x models take the last.
+# Table 7 of the paper, one row per model; the 1.5x models use the last one.
 COLUMNS = ('lr', 'weight_decay', 'layer_decay', 'mixup', 'ema_momentum', 'crop_ratio', 'source')
 TABLE7 = {
     '5': (3.5e-3, 0.35, None, 0.1, 4e-5, 0.875, None),
@@ -104,7 +104,7 @@ def test_recipe(arch):
 
 
 def narrow(cfg):
-    """1/64 of the width; nothing else that the recipe sets is changed."""
+    """Narrows the network to 1/64 of its width, without pre-trained weights."""
     cfg.model.backbone.update(widen_factor=1 / 64, init_cfg=None)
     cfg.model.head.in_channels //= 64
     return cfg
@@ -130,7 +130,7 @@ def test_learning_rate_of_each_layer(arch):
 
 @pytest.mark.parametrize('arch', ['5', '6'])
 def test_learning_rate_of_each_iteration(arch):
-    """The authors' schedule: from 0 to the rate in 5 epochs, a cosine to 1e-6, all layer-scaled."""
+    """It is the authors': 5 epochs from 0 to the rate, then a cosine to 1e-6, scaled by layer."""
     cfg = narrow(load(arch))
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         model = MODELS.build(cfg.model)
@@ -169,7 +169,7 @@ def make_cfg(arch, imagenet, work_dir, max_epochs):
     return cfg
 
 
-# One of each kind in make test: plain, fine-tuned from another, adaptive; the rest are slow.
+# make test runs one of each kind: plain, fine-tuned from another, adaptive. The rest are slow.
 @pytest.mark.parametrize(
     'arch',
     [
@@ -178,7 +178,7 @@ def make_cfg(arch, imagenet, work_dir, max_epochs):
     ],
 )
 def test_runs(arch, imagenet, tmp_path):
-    """Two iterations and an evaluation, with EMA; then it resumes, and ends fused."""
+    """Each config trains two iterations with EMA and evaluates; then it resumes, and fuses."""
     runner = Runner.from_cfg(make_cfg(arch, imagenet, tmp_path / 'run', 1))
     runner.train()
     assert runner.iter == 2
@@ -211,7 +211,7 @@ def test_runs(arch, imagenet, tmp_path):
 
 
 def test_evaluated_lambda_is_the_schedules(imagenet, tmp_path):
-    """Under EMA with averaged statistics: at every epoch, and exactly 1 at the end."""
+    """With EMA of buffers too, λ follows the schedule at every epoch and ends at exactly 1."""
     cfg = make_cfg('5', imagenet, tmp_path, 4)
     cfg.custom_hooks[0].decay_epochs = 3
     runner = Runner.from_cfg(cfg)
@@ -252,7 +252,7 @@ def test_fused_weights_are_those_evaluated(on_ema, imagenet, tmp_path):
 
 @pytest.mark.parametrize('arch', ['11', '12', '13'])
 def test_starts_from_the_shallower_network(arch, tmp_path):
-    """Layers at the same place of the same stage have its weights, one layer starts afresh."""
+    """Layers at the same place in the same stage take its weights; the one new layer is random."""
     source = TABLE7[arch][-1]
     cfgs = [load(source), load(arch)]
     for cfg in cfgs:

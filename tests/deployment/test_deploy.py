@@ -27,7 +27,7 @@ CLASSIFIER = 'configs/imagenet/vanillanet-6_8xb128_in1k.py'
 
 
 def check_onnx(path, network):
-    """In onnxruntime, at three sizes and two batch sizes, an ONNX file gives what torch does."""
+    """Asserts that onnxruntime computes what torch does, at three sizes and two batch sizes."""
     session = onnxruntime.InferenceSession(str(path))
     for batch in (1, 3):
         for size in ((64, 64), (96, 160), (141, 75)):
@@ -70,7 +70,7 @@ def test_detector(trained, digits, run_tool, capsys, tmp_path):
 
 
 def test_files_are_all_that_inference_needs(trained, digits, run_tool, tmp_path):
-    """tools/test.py and tools/image_demo.py take them, and find what the trained network finds."""
+    """tools/test.py finds with them what the trained network finds; tools/image_demo.py runs."""
     run_tool(TOOL, CONFIG, trained / 'epoch_3.pth', tmp_path, *narrow_options(digits))
     config, checkpoint = (
         tmp_path / 'retinanet_vanillanet13.py',
@@ -125,14 +125,14 @@ def test_classes_that_the_checkpoint_names(meta, expected, run_tool, tmp_path):
 
 
 class SizeBakedIn(nn.Module):
-    """Gives a number that a tracer takes for a constant."""
+    """Multiplies by a number that a tracer takes for a constant."""
 
     def forward(self, images, mode):
         return images.flatten(1).mean(1, keepdim=True) * float(images.shape[-1])
 
 
 class NotANumber(nn.Module):
-    """Gives two outputs, of which the second is none."""
+    """Returns two outputs; the second is NaN."""
 
     def forward(self, images, mode):
         return [[images, images.sqrt() / 0 - images.sqrt() / 0]]

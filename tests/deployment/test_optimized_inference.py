@@ -1,4 +1,4 @@
-"""optimize_for_inference: the same outputs, compiled or not, of a backbone and a detector."""
+"""optimize_for_inference keeps the outputs of a backbone and a detector, compiled or not."""
 
 import copy
 
@@ -25,7 +25,7 @@ def backbone():
 @pytest.mark.parametrize('compile', [False, None])
 def test_backbone(backbone, compile):
     optimized = optimize_for_inference(backbone, compile=compile)
-    with torch._dynamo.config.patch(error_on_recompile=True):  # nothing of other networks is known
+    with torch._dynamo.config.patch(error_on_recompile=True):  # it shares no code with others
         optimized(X)
     assert (optimized._compiled_call_impl is not None) == (compile is None)
     for model in (optimized, copy.deepcopy(optimized)):

@@ -1,4 +1,4 @@
-"""Two gloo processes against one: λ, merging, gradients, losses, and going on with fewer."""
+"""Two gloo processes compared with one: λ, merging, losses, and resuming with one process."""
 
 import json
 import os
@@ -114,7 +114,7 @@ def test_two_processes_train_as_one(project, monkeypatch):
         assert [step['lambdas'] for step in mine] == [[0], [0.5], [1], [1]]
     assert [step['weights'] for step in two[0]] == [step['weights'] for step in two[1]]
     assert two[0][0]['loss'] != two[1][0]['loss']  # each has its own images
-    # Each deep convolution is one at λ = 1, in DDP too, which then follows the merged ones.
+    # At λ = 1 each pair becomes one convolution, so there are fewer parameters.
     assert len({len(step['weights']) for step in one[:2]}) == 1
     assert len(one[2]['weights']) < len(one[1]['weights'])
     losses = [step['loss'] for step in one]
@@ -123,7 +123,7 @@ def test_two_processes_train_as_one(project, monkeypatch):
     assert losses[-1] < 0.99 * losses[0]
     assert (project / 'two/iter_4_deploy.pth').exists()  # one rank writes it
 
-    # One process goes on from where two were.
+    # One process continues the run of two.
     (project / 'two/iter_4.pth').unlink()
     args = ('--work-dir', project / 'two', '--resume')
     run_in_process(monkeypatch, 'tools/train.py', config, *args)

@@ -1,4 +1,4 @@
-"""Merging while training: the function, the optimizer, averaged copies, resume."""
+"""Merging during training: outputs, optimizer, averaged copies, and resuming."""
 
 import copy
 from types import SimpleNamespace
@@ -48,7 +48,7 @@ def merging_runner(work_dir, optimizer='SGD', paramwise='one group', ema=None, h
 
 
 def settings(runner):
-    """lr and weight decay of each parameter, by its name."""
+    """Learning rate and weight decay of each parameter, by its name."""
     names = {id(param): name for name, param in runner.model.named_parameters()}
     return {
         names[id(param)]: (group['lr'], group['weight_decay'])
@@ -59,7 +59,7 @@ def settings(runner):
 
 @torch.no_grad()
 def outputs(runner):
-    """Of the model and its averaged copies, in eval mode."""
+    """Outputs of the model and of its averaged copies, in eval mode."""
     models = [runner.model, *(hook.ema_model.module for hook in ema_hooks(runner))]
     found = []
     for model in models:
@@ -70,7 +70,7 @@ def outputs(runner):
 
 
 class BeforeAndAfter(Hook):
-    """What there is right before the merge, and right after."""
+    """Records outputs and settings right before and right after the merge."""
 
     def __init__(self, monkeypatch):
         self.monkeypatch = monkeypatch
@@ -115,7 +115,7 @@ def test_nothing_is_lost(optimizer, paramwise, ema, monkeypatch, tmp_path):
     for name, found in after.items():
         assert found == before[name.replace('conv.conv.', 'conv.conv1.')], name
     assert merge.fresh == [name for name in trained if 'conv.conv.' in name]
-    assert settings(runner)['head.weight'][0] < after['head.weight'][0]  # the schedule goes on
+    assert settings(runner)['head.weight'][0] < after['head.weight'][0]  # the schedule continues
     assert all(param in runner.optim_wrapper.optimizer.state for param in trained.values())
 
     assert record.train == [{0.0}] * 2 + [{0.5}] * 2 + [{1.0}] * 4
@@ -127,7 +127,7 @@ def test_nothing_is_lost(optimizer, paramwise, ema, monkeypatch, tmp_path):
 
 
 def test_first_gradient_moves_all(tmp_path):
-    """The parameters that train after the merge are the model's, and the averaged copy follows."""
+    """After the merge the model's parameters train, and the averaged copy follows them."""
     runner = merging_runner(tmp_path, ema=True)
     runner.train()
     third, fourth = (load_checkpoint(tmp_path / f'epoch_{e}.pth') for e in (3, 4))
@@ -140,7 +140,7 @@ def test_first_gradient_moves_all(tmp_path):
 @pytest.mark.parametrize(('optimizer', 'ema'), [('AdamW', None), ('Lamb', True)])
 @pytest.mark.parametrize('epochs', [1, 2, 3])
 def test_resume_repeats_the_run(epochs, optimizer, ema, tmp_path):
-    """From before the merge, from the last checkpoint before it, and from a merged one."""
+    """Resumes from before the merge, from the last checkpoint before it, and from a merged one."""
     arguments = (optimizer, 'layer-wise decay', ema)
     whole = merging_runner(tmp_path / 'whole', *arguments)
     whole.train()
@@ -243,7 +243,7 @@ def test_deep_checkpoint_is_not_resumed_in_a_merged_network(tmp_path):
 
 
 def test_steps_are_counted_anew(tmp_path):
-    """Lamb corrects the momenta of a group by its steps: those of fresh parameters start at 0."""
+    """Lamb corrects momenta by the steps of their group, which start at 0 for new parameters."""
     runner = merging_runner(tmp_path, 'Lamb', 'a group per parameter')
     runner.train()
     names = {id(param): name for name, param in runner.model.named_parameters()}
@@ -255,7 +255,7 @@ def test_steps_are_counted_anew(tmp_path):
 @pytest.mark.parametrize('ema', [None, False, True])
 @pytest.mark.parametrize('where', ['backbone', 'model'])
 def test_merged_weights_by_init_cfg(where, ema, tmp_path):
-    """The optimizer is made before they are loaded; a resumed run repeats the whole one."""
+    """The optimizer is made before the weights are loaded; resuming repeats the complete run."""
     source = merge_deep_convs(randomize(Classifier()))
     torch.save(source.state_dict(), tmp_path / 'merged.pth')
     init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'merged.pth'))
@@ -276,7 +276,7 @@ def test_merged_weights_by_init_cfg(where, ema, tmp_path):
 
 @pytest.mark.parametrize('form', ['merged', 'deploy'])
 def test_a_frozen_teacher_in_another_form(form, tmp_path):
-    """The student is annealed, whatever form its teacher has or takes."""
+    """The student is annealed, whichever form its teacher is built in or takes."""
     for built in ({}, {form: True}):
         model = Classifier()
         model.teacher = Classifier(**built).requires_grad_(False)
@@ -309,7 +309,7 @@ def test_what_cannot_follow_is_refused(wrap, optimizer, message):
 
 
 def of_two_processes():
-    """Networks of the same parameters, and of different statistics."""
+    """Two networks with the same parameters and different batch-norm statistics."""
     torch.manual_seed(0)
     networks = [randomize(Classifier(), seed) for seed in (0, 1)]
     networks[1].load_state_dict(networks[1].state_dict() | dict(networks[0].named_parameters()))
@@ -335,7 +335,7 @@ def test_processes_merge_by_common_statistics(tmp_path):
     one, other = (dict(network.eval().named_buffers()) for network in of_two_processes())
     expected = of_two_processes()[0].eval()
     for name, value in expected.named_buffers():
-        if '.conv.norm' in name:  # those of the series activations stay each process's own
+        if '.conv.norm' in name:  # each process keeps those of its activations
             value.copy_((one[name] + other[name]) / 2)
     for got in torch.load(tmp_path / '0.pth'):
         assert relative_error(got, expected(X, None)) < 1e-5

@@ -21,7 +21,7 @@ def labels(tmp_path):
 
 
 def evaluate(labels, predictions, names=None):
-    """Predictions: class by number of the image, from 1."""
+    """Evaluates predictions: the predicted class by the number of the image, from 1."""
     samples = []
     for number, predicted in predictions.items():
         name = names or f'/data/val/n01440764/ILSVRC2012_val_{number:08d}.JPEG'
@@ -47,7 +47,7 @@ def test_accuracy(predictions, top1, labels):
 
 
 def test_one_result_per_image(labels):
-    """So that those of several processes are put together rightly."""
+    """This lets several processes combine their results correctly."""
     metric = METRICS.build(dict(type='mmvanilla.ImageNetReaL', labels=str(labels)))
     for number in (1, 2, 3):
         name = f'ILSVRC2012_val_{number:08d}.JPEG'

@@ -4,7 +4,8 @@ from helpers.config_options import loader_options
 
 CONFIG = 'configs/retinanet_vanillanet13.py'
 CLASSES = 'zero,one,two,three,four,five,six,seven,eight,nine'
-# The main config at 1/64 of its width, on small images, without what mmengine cannot resume.
+# The main config at 1/64 of its width, on small images. Random augmentation is off, because
+# mmengine cannot resume its state.
 NARROW = [
     'model.backbone.init_cfg=None',
     'model.backbone.widen_factor=0.015625',

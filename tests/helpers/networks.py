@@ -1,4 +1,4 @@
-"""Random networks, and comparing what they compute."""
+"""Random weights for networks, and measures of what networks compute."""
 
 import json
 
@@ -10,7 +10,7 @@ ARCHS = ['5', '6', '7', '8', '9', '10', '11', '12', '13', '13-x1.5', '13-x1.5-ad
 
 
 def randomize(model, seed=0):
-    """Random weights, and batch-norm statistics that make every folding step matter."""
+    """Sets random weights and batch-norm statistics, so that every folding step matters."""
     generator = torch.Generator().manual_seed(seed)
     for module in model.modules():
         if isinstance(module, torch.nn.Conv2d):
@@ -32,9 +32,9 @@ def relative_error(got, expected):
 
 
 def call_and_count(function, folder):
-    """What a function returns, and the bytes that it takes and does not give back.
+    """Returns a function's result, and how many bytes it allocates and does not free.
 
-    Of each allocation in the trace: the profiler's own sums now and then lose one.
+    This adds up the allocations in the trace, because the profiler's own sums sometimes miss one.
     """
     with profile(profile_memory=True) as profiler:
         result = function()

@@ -1,4 +1,4 @@
-"""Running programs, and reading what they print."""
+"""Functions that run programs and read what they print."""
 
 import os
 import runpy
@@ -19,7 +19,10 @@ IGNORED = shutil.ignore_patterns(
 
 
 def run_python(*args, cwd=ROOT, timeout=300, check=True, **env):
-    """Runs a Python command in a new process; returns its output, stdout and stderr together."""
+    """Runs a Python command in a new process.
+
+    Returns its output, stdout and stderr together; with ``check=False``, the finished process.
+    """
     result = subprocess.run(
         [sys.executable, *map(str, args)],
         cwd=cwd,
@@ -35,15 +38,16 @@ def run_python(*args, cwd=ROOT, timeout=300, check=True, **env):
 
 
 def forget_runs():
-    """Removes what runs leave in the process, and others of the same second would take for theirs:
-    default scopes, metrics, and where loggers and visualizers write.
+    """Removes what a run leaves in the process: default scopes, metrics, loggers and visualizers.
+
+    A run that starts in the same second would take them for its own.
     """
     for manager in (DefaultScope, MessageHub, MMLogger, Visualizer, *Visualizer.__subclasses__()):
         manager._instance_dict.clear()
 
 
 def run_in_process(monkeypatch, tool, *args):
-    """Runs a tool as a program, in this process: starting another takes seconds."""
+    """Runs a tool as a program, but in this process, because starting another takes seconds."""
     forget_runs()
     monkeypatch.setattr(sys, 'argv', [tool, *map(str, args)])
     monkeypatch.chdir(ROOT)
@@ -52,7 +56,7 @@ def run_in_process(monkeypatch, tool, *args):
 
 
 def fail(tool, *args, monkeypatch):
-    """Runs a tool that must end at once with one sentence; returns it."""
+    """Runs a tool that must stop with an error of one sentence; returns that sentence."""
     with pytest.raises(SystemExit) as error:
         run_in_process(monkeypatch, f'tools/{tool}.py', *args)
     message = error.value.code

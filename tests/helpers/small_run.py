@@ -1,4 +1,4 @@
-"""A training run of seconds, around the smallest model with our backbone."""
+"""A training run that takes seconds, with the smallest model around our backbone."""
 
 import torch
 from mmengine.dataset import DefaultSampler
@@ -44,7 +44,7 @@ class Nothing(BaseMetric):
 
 
 class Record(Hook):
-    """Keeps λ of the model that trains and of the model that is evaluated."""
+    """Records λ of the model before each iteration of training and of evaluation."""
 
     priority = 'LOWEST'
 

@@ -78,7 +78,7 @@ def test_merged_form(fixture):
 
 
 def test_merged_head_of_other_classes():
-    """As fine-tuning has it: mmengine leaves out what is of another shape."""
+    """torch reports the mismatch; in fine-tuning, mmengine skips weights of another shape."""
     weights = VanillaNetClsHead(7, 16).state_dict()
     head = VanillaNetClsHead(5, 16, merged=True)
     with pytest.raises(RuntimeError, match='size mismatch for conv.conv.weight'):

@@ -1,4 +1,4 @@
-"""The main config at its real size; minutes and gigabytes, so run by `make test-slow` alone."""
+"""The main config at its real size: minutes and gigabytes, so only `make test-slow` runs it."""
 
 import pytest
 import torch

@@ -44,7 +44,7 @@ def build(name, **techniques):
     model = MODELS.build(
         dict(type='mmvanilla.with_techniques', network=NETWORKS[name], **techniques)
     )
-    randomize(model).eval()  # which backbones of mmpretrain answer with None
+    randomize(model).eval()  # not returned: in mmpretrain, eval() of a backbone returns None
     return model
 
 
@@ -103,7 +103,7 @@ def test_each_call_of_a_shared_relu_has_its_own():
 
 
 def test_equation_6_in_resnet():
-    """The activations stand where the ReLUs stood, and in their order."""
+    """The activations replace the ReLUs in the same places and in the same order."""
     block = build('ResNet-18', deep_training=False, act_num=1).layer1[0]
     x = torch.randn(2, 8, 6, 6)
     first, second = block.relu
@@ -128,7 +128,7 @@ def test_names_and_attributes_of_the_network_stay():
     kept = {name for name in plain.state_dict() if 'bn' in name}
     assert kept and kept <= model.state_dict().keys()
     assert model.norm1_name == plain.norm1_name
-    model.init_weights()  # ResNet's own: the last norm of each block starts from zero
+    model.init_weights()  # ResNet's own method: the last norm of each block starts at zero
     assert not model.layer1[0].norm2.weight.any()
 
 
@@ -168,7 +168,7 @@ class InList(nn.Module):
     ids=['recomputed', 'parent not called', 'frozen', 'on vectors too'],
 )
 def test_relus_are_refused_by_name(model, message):
-    """Those of which no series activation could tell which call it stands for, or learn."""
+    """A ReLU is refused if series activations could not learn, or not tell its calls apart."""
     model = MODELS.build(model) if isinstance(model, dict) else model
     with pytest.raises(UsageError, match=message):
         add_series_activation(model)
@@ -188,12 +188,12 @@ def test_copy_leaves_the_network():
 
 
 def test_seed_gives_the_weights():
-    """Nor does the order of layers in memory matter, which is another in each process."""
+    """The order of layers in memory, which differs between processes, does not matter."""
     models = []
     for _ in range(2):
         torch.manual_seed(0)
         models.append(add_deep_training(MODELS.build(NETWORKS['AlexNet'])))
-        kept = [nn.Conv2d(1, 1, 1) for _ in range(100)]  # so that memory is used in another way
+        kept = [nn.Conv2d(1, 1, 1) for _ in range(100)]  # so that memory is used differently
     for one, other in zip(*(model.parameters() for model in models), strict=True):
         assert torch.equal(one, other)
     assert kept
@@ -321,7 +321,7 @@ def test_vanillanet_has_them_already():
 
 
 def test_weights_without_deep_training_are_refused():
-    """mmengine loads pre-trained ones without strictness, and would leave the pairs random."""
+    """mmengine loads pre-trained weights non-strictly, and would leave the pairs random."""
     plain = MODELS.build(NETWORKS['ResNet-18'])
     model = add_deep_training(plain)
     with pytest.raises(UsageError, match='fit conv1: it has one convolution there'):
@@ -329,7 +329,7 @@ def test_weights_without_deep_training_are_refused():
 
 
 def test_norms_that_never_learn_are_refused():
-    """mmdet's ResNet keeps its norms in eval mode, for pre-trained weights."""
+    """mmdet's ResNet keeps its norms in eval mode by default, to suit pre-trained weights."""
     with pytest.raises(UsageError, match='ResNet has norm_eval=True.*set norm_eval=False'):
         MODELS.build(
             dict(type='mmvanilla.with_techniques', network=dict(type='mmdet.ResNet', depth=18))
@@ -345,7 +345,7 @@ def test_norms_that_never_learn_are_refused_in_any_part(function):
 
 
 def test_traced():
-    """Outside of no_grad too, where activations in training take another layout."""
+    """Outside no_grad too, where untraced activations compute in another memory layout."""
     model = build('ResNet-18', deep_training=True, act_num=2)
     for network in (model, switch_to_deploy(model)):
         traced = torch.jit.trace(network, IMAGES)

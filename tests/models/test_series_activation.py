@@ -46,7 +46,7 @@ def test_input_is_left_alone():
 
 
 def test_layouts_train_alike():
-    """On a CPU gradients come by the faster layout; the network's own stays outside."""
+    """On a CPU, gradients are computed in the faster layout; input and output keep theirs."""
     activation = randomize(SeriesActivation(6)).double()
     grads = []
     for memory_format in (torch.contiguous_format, torch.channels_last):

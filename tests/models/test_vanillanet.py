@@ -81,7 +81,7 @@ def test_fused_equals_unfused(arch, act_num, dtype):
     indices = (3,) if arch.endswith('ada') else (0, 1, 2, 3)
     backbone = narrow(arch, act_num=act_num, out_indices=indices).to(dtype)
     x = torch.randn(2, 3, 45, 67, dtype=dtype)
-    fused = switch_to_deploy(backbone.train())  # gives the eval-mode function all the same
+    fused = switch_to_deploy(backbone.train())  # still computes the eval-mode function
     with torch.no_grad():
         for got, expected in zip(fused(x), backbone.eval()(x), strict=True):
             assert (
@@ -91,7 +91,7 @@ def test_fused_equals_unfused(arch, act_num, dtype):
 
 @pytest.mark.parametrize('shortcut', [None, 'before_act', 'after_act'])
 def test_shortcuts_of_table_3(shortcut):
-    """Average pooling for the stride, zeros for the channels that are added; none at the stem."""
+    """Shortcuts average over the stride and pad new channels with zeros; the stem has none."""
     backbone = narrow('7', shortcut=shortcut, out_indices=(0, 1, 2, 3)).double().eval()
     images = torch.randn(2, 3, 67, 99, dtype=torch.float64)  # maps of odd sizes
     expected, x = [], backbone.stem.act(backbone.stem.conv(images))
@@ -238,7 +238,7 @@ def test_frozen_stages(frozen_stages):
         frozen = backbone.stage_of_layer[layer] < frozen_stages or (
             layer == 0 and frozen_stages == 0
         )
-        # Shifts in front of a norm have no gradient but rounding.
+        # The gradient of a shift in front of a norm is only a rounding error.
         is_shift = name.endswith('.bias') and ('.conv.conv' in name or '.act.norm' in name)
         if frozen:
             assert torch.equal(value, before[name]), name
@@ -300,7 +300,7 @@ def test_mixed_precision(value):
 
 
 def test_bfloat16_training():
-    """Ten iterations with λ going from 0 to 1: the losses of float32 within 2%."""
+    """In ten iterations with λ from 0 to 1, the losses are within 2% of those of float32."""
     x = torch.randn(8, 3, 64, 64, generator=torch.Generator().manual_seed(4))
     curves = []
     for enabled in (False, True):

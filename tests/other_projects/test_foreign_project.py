@@ -1,4 +1,4 @@
-"""Somebody's project, as docs/mmdetection_project.md has it, with mmvanilla installed."""
+"""A user's project, as in docs/mmdetection_project.md, with mmvanilla from its wheel."""
 
 import re
 import shutil

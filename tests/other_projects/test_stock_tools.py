@@ -38,7 +38,7 @@ TOOLS = {
 
 
 class Project:
-    """A training config as users have it, and a checkpoint in every form."""
+    """A user's training config, and a checkpoint in every form."""
 
     def __init__(self, cfg, folder, checkpoint=None):
         self.folder = folder
@@ -60,7 +60,7 @@ class Project:
         return str(self.folder / f'{form}.pth')
 
     def test(self, tool, form, run_tool, *args):
-        """The metrics that a tool gives."""
+        """Runs a test tool; returns its metrics."""
         work_dir = self.folder / f'{tool.parts[-4]}-{form}'
         run_tool(tool, self.config, self.checkpoint(form), '--work-dir', work_dir, *args)
         (result,) = work_dir.glob('*/*.json')
@@ -111,7 +111,7 @@ def test_mmdet_test(form, detection, run_tool):
 
 
 def assert_same_boxes(got, expected):
-    """Scores and boxes, of which there are some; boxes of equal scores may change places."""
+    """Asserts that there are boxes, and that scores, boxes and labels agree in the same order."""
     assert len(got['scores']) == len(expected['scores']) > 0
     for key in ('scores', 'bboxes', 'labels'):
         np.testing.assert_allclose(got[key], expected[key], rtol=1e-3, atol=1e-3, err_msg=key)
@@ -119,7 +119,7 @@ def assert_same_boxes(got, expected):
 
 @pytest.fixture(scope='module')
 def boxes(detection, photo):
-    """What our own tools find: the weights are loaded by ours."""
+    """What mmdet finds in the photo with weights that our own functions loaded."""
     model = init_detector(detection.config, detection.checkpoint('deep'), device='cpu')
     model.load_state_dict(detection.model.state_dict())
     return inference_detector(model, photo).pred_instances.to_dict()
@@ -168,7 +168,7 @@ def test_get_model_and_inferencer(form, classification, photo):
 
 @FORM
 def test_mmpretrains_reparameterizing_tool(form, classification, run_tool, tmp_path):
-    """It fuses the backbone, and leaves the head as it is."""
+    """The tool fuses the backbone and does not change the head."""
     tool = TOOLS['mmpretrain'] / 'model_converters/reparameterize_model.py'
     path = tmp_path / 'mixed.pth'
     run_tool(tool, classification.config, classification.checkpoint(form), path)
@@ -221,7 +221,7 @@ def train(detection, folder, **changes):
 
 @pytest.mark.parametrize('merge', [True, False])
 def test_merged_weights_are_trained_on(merge, detection, tmp_path, caplog):
-    """By the config of their own run, which anneals λ: they stay merged, and it says so."""
+    """With the config of their run, which anneals λ, weights stay merged, and the log says so."""
     runner = train(
         detection,
         tmp_path,

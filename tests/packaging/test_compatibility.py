@@ -60,7 +60,7 @@ def test_missing_mmengine():
 
 
 def test_import_is_light():
-    """Neither mmdet nor mmpretrain nor mmcv is imported before it is needed."""
+    """Importing mmvanilla does not import mmdet, mmpretrain or mmcv."""
     code = (
         'import sys, mmvanilla; print(sorted({"mmdet", "mmpretrain", "mmcv"} & set(sys.modules)))'
     )

@@ -7,7 +7,7 @@ import pytest
 from helpers.programs import ROOT
 
 PACKAGE = ROOT / 'mmvanilla'
-# Each folder imports only from itself and from those before it; '' is the top.
+# Each folder imports only from itself and from those before it; '' is the top folder.
 ROOMS = ('', 'checkpoint', 'models', 'deployment', 'evaluation', 'engine', 'cli')
 FILES = [path for path in PACKAGE.rglob('*.py') if '.mim' not in path.parts]
 
@@ -35,7 +35,7 @@ def room(path):
 
 @pytest.mark.parametrize('path', FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_go_downwards_and_files_are_short(path):
-    if path != PACKAGE / '__init__.py':  # which offers what is below
+    if path != PACKAGE / '__init__.py':  # which exports names from the folders below
         assert all(room(each) <= room(path) for each in IMPORTS[path])
     assert len(path.read_text().splitlines()) <= 330
 

@@ -8,7 +8,7 @@ from helpers.networks import ARCHS
 from helpers.programs import ROOT, run_python
 from mmengine.fileio import load
 
-import mmvanilla  # noqa: F401  mmpretrain's list has our models for it
+import mmvanilla  # noqa: F401  adds our models to mmpretrain's list
 
 NAMES = [f'vanillanet-{arch}_in1k' for arch in ARCHS]
 # Top-1 and ReaL accuracy, Table 4 of the paper.
@@ -54,12 +54,12 @@ def test_metafile_has_the_papers_figures():
 
 
 def test_once():
-    """mmpretrain refuses a name that it has; mmvanilla may be reloaded, as in notebooks."""
+    """mmvanilla can be reloaded, as in notebooks, although mmpretrain takes each name only once."""
     importlib.reload(mmvanilla)
 
 
 def test_bare_package(tmp_path, monkeypatch):
-    """Without the index, mmpretrain's own models are still listed."""
+    """Without model-index.yml, mmpretrain's list does not change."""
     import mmpretrain.apis.model as module
 
     from mmvanilla import model_index

@@ -5,7 +5,7 @@ from helpers.programs import ROOT, build_wheel
 
 
 def test_wheel_carries_configs_and_tools(tmp_path):
-    """As a .mim folder, without naming torch or an OpenMMLab package as a requirement."""
+    """The wheel has them in .mim, and requires neither torch nor an OpenMMLab package."""
     archive = zipfile.ZipFile(build_wheel(tmp_path))
     names = set(archive.namelist())
     expected = ['configs/retinanet_vanillanet13.py', 'tools/train.py', 'tools/dist_train.sh']

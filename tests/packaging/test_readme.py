@@ -34,7 +34,7 @@ COMMANDS = sorted(
 
 
 def snippet(page, start):
-    """The one block of Python on a page that begins like this."""
+    """The only Python block on a page that begins with ``start``."""
     blocks = BLOCKS[Path(page)]
     (found,) = (
         code for language, code in blocks if language == 'python' and code.startswith(start)
@@ -77,6 +77,12 @@ def test_mmpretrain_snippet(imagenet, tmp_path):
             'optim_wrapper = ',
             'retinanet_vanillanet13',
             lambda cfg: cfg.optim_wrapper.paramwise_cfg.blocks_per_layer == 2,
+        ),
+        (
+            'docs/deep_training.md',
+            'optim_wrapper = ',
+            'coco/retinanet_swin-t_coco',  # whose own optimizer must not shine through
+            lambda cfg: set(cfg.optim_wrapper.optimizer) == {'type', 'lr', 'weight_decay'},
         ),
         (
             'docs/deep_training.md',
@@ -158,7 +164,7 @@ def test_command(command, run_tool, capsys):
         subprocess.run(['make', '-n', *args], cwd=ROOT, check=True, stdout=subprocess.PIPE)
     elif program == 'pip':
         assert args == ['install', '-e', '.'] and (ROOT / 'setup.py').exists()
-    elif program == 'mim':  # what it runs is run by test_foreign_project.py
+    elif program == 'mim':  # test_foreign_project.py runs what mim runs
         assert args[:3] in (['train', 'mmdet', 'my_config.py'], ['test', 'mmdet', 'my_config.py'])
     elif program == 'source':
         assert args == ['.venv/bin/activate']

@@ -1,4 +1,4 @@
-"""The rows of the paper's Tables 1 to 3: their configs, and `make evidence`, in small."""
+"""The rows of the paper's Tables 1 to 3: their configs, and a small `make evidence`."""
 
 import json
 from statistics import mean
@@ -26,13 +26,13 @@ from mmvanilla.models.folding.network import check_fused
 
 ROWS = ablations.read_rows([1, 2, 3])
 CONFIGS = list({row['config']: None for row in ROWS})
-# What the techniques make of a network: pairs, and activations of which series number.
+# How many pairs and series activations the techniques make in each network.
 PAIRS = {'VanillaNet-6': 6, 'AlexNet': 5, 'ResNet-50': 53}
 ACTIVATIONS = {'VanillaNet-6': 5, 'AlexNet': 5, 'ResNet-50': 49}
 
 
 def narrow(cfg):
-    """VanillaNet at a 64th of its width, ResNet at an 8th; AlexNet as it is."""
+    """Narrows VanillaNet to 1/64 of its width and ResNet to 1/8; AlexNet stays unchanged."""
     backbone, head = cfg.model.backbone, cfg.model.head
     if backbone.type == 'mmvanilla.VanillaNet':
         backbone.widen_factor = 1 / 64
@@ -58,7 +58,7 @@ def make_runner(config, imagenet, work_dir, full_size):
     return Runner.from_cfg(cfg)
 
 
-# AlexNet has no narrow form: make test has it once, with both techniques; make test-slow has all.
+# AlexNet cannot be narrowed: make test runs it once, with both techniques; make test-slow runs all.
 @pytest.mark.parametrize(
     ('config', 'full_size'),
     [(config, False) for config in CONFIGS if 'alexnet' not in config or 'deep-series' in config]
@@ -80,7 +80,7 @@ def test_trains_merges_and_fuses(config, full_size, imagenet, tmp_path):
                 function(model)
         assert not fused_file.exists()
         set_deep_training_lambda(model, 1)
-    else:  # the hook fused it, for there is no λ to wait for
+    else:  # the hook fused it, because there is no λ to wait for
         assert 'state_dict' in load_checkpoint(fused_file)
     randomize(model)
     images = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
@@ -99,7 +99,7 @@ def test_trains_merges_and_fuses(config, full_size, imagenet, tmp_path):
     'row', ROWS, ids=lambda row: f'{row["table"]}-{row["network"]}-{row["row"]}'
 )
 def test_row_is_what_it_says(row, scale):
-    """Pairs of convolutions and series numbers, λ's share of training, and shortcuts."""
+    """The config has the pairs, series number, epochs of annealing and shortcut of its row."""
     deep = row['table'] != '2' or row['row'] in ('deep training', 'both')
     if scale == 'ImageNet':
         cfg = Config.fromfile(ROOT / row['config'])
@@ -111,7 +111,7 @@ def test_row_is_what_it_says(row, scale):
     assert decay == pytest.approx(cfg.train_cfg.max_epochs / 3 if deep else 0, abs=0.4)
     series = int(row['row'][-1]) if row['table'] == '1' else 3
     if row['row'] in ('neither', 'deep training'):
-        # VanillaNet without series activation is series number 0 (section 3.2).
+        # VanillaNet without series activation has series number 0 (section 3.2).
         series = 0 if row['network'] == 'VanillaNet-6' else None
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         model = MODELS.build(cfg.model)
@@ -125,7 +125,7 @@ def test_row_is_what_it_says(row, scale):
 
 
 def test_flops_of_table_1(run_tool, capsys):
-    """Within one unit of the last digit that the paper prints."""
+    """FLOPs agree within one unit of the last digit that the paper prints."""
     rows = [row for row in ROWS if row['table'] == '1']
     configs = [row['config'] for row in rows]
     run_tool('tools/analysis_tools/get_flops.py', *configs, '--deploy')
@@ -143,8 +143,8 @@ def test_verdicts():
     assert [line[0] for line in compared] == ['d > c', 'c > b', 'b > a']
     assert [line[1] for line in compared] == [1, 1, 5]
     assert [line[2] for line in compared] == [-31, 1, 20]
-    # Variances 2, 18, 2 and 2 of two values each: t is 31 / 10**0.5 with 1.22 degrees of freedom,
-    # 1 / 10**0.5 with the same, and 20 / 2**0.5 with 2.
+    # The variances of d, c, b and a, of two values each, are 2, 18, 2 and 2. So t is 31 / 10**0.5
+    # with 1.22 degrees of freedom, 1 / 10**0.5 with as many, and 20 / 2**0.5 with 2.
     assert [line[3] for line in compared] == [
         'reversed (p = 0.041)',
         'not decided (p = 0.8)',
@@ -172,7 +172,7 @@ def test_report_and_picture(tmp_path):
 
 
 def test_runs_and_goes_on(run_tool, tmp_path, monkeypatch, capsys):
-    """Two runs at a time on a tiny data set; what is there is not run again."""
+    """Two runs train at a time on a tiny data set; finished runs are not repeated."""
     monkeypatch.chdir(ROOT)
     run_tool(
         'tools/dataset_converters/digits_to_folders.py',
@@ -194,7 +194,7 @@ def test_runs_and_goes_on(run_tool, tmp_path, monkeypatch, capsys):
     configs = [CONFIGS[0], ROWS[5]['config']]
     left = tmp_path / f'runs/{ablations.Path(configs[0]).stem}_0/20260101_000000/vis_data'
     left.mkdir(parents=True)
-    (left / 'scalars.json').touch()  # by a run that was killed
+    (left / 'scalars.json').touch()  # left by a run that was killed
     found = ablations.train_all(configs, 1, 2)
     for config in configs:
         folder = tmp_path / f'runs/{ablations.Path(config).stem}_0'

@@ -10,13 +10,13 @@ SMALL = ('--num-train=64', '--num-val=20')
 
 
 def test_layout_and_training(run_tool, tmp_path):
-    """The folders are a data set of mmpretrain, on which the demo's config trains."""
+    """mmpretrain reads the folders as a data set, and the demo's config trains on it."""
     run_tool(SCRIPT, tmp_path / 'digits', *SMALL)
     folders = sorted(path.name for path in (tmp_path / 'digits/train').iterdir())
     assert folders == [str(digit) for digit in range(10)]
     images = [sorted((tmp_path / f'digits/{split}').glob('*/*.jpg')) for split in ('train', 'val')]
     assert [len(found) for found in images] == [64, 20]
-    assert not {p.name for p in images[0]} & {p.name for p in images[1]}  # of other digits
+    assert not {p.name for p in images[0]} & {p.name for p in images[1]}  # different digits
     assert cv2.imread(str(images[0][0])).shape == (64, 64, 3)
 
     cfg = Config.fromfile('configs/digits/vanillanet-6_digits.py')

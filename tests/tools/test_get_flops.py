@@ -27,7 +27,7 @@ def table(run_tool, capsys):
 
 
 def test_fused_models_equal_the_papers_table(rows):
-    """Within one unit of its last digit: it rounds down in places."""
+    """They agree within one unit of the last digit, because the paper rounds down in places."""
     for config, row, (params, flops, depth) in zip(CONFIGS, rows, TABLE4, strict=True):
         assert row[0] in config and row[1] == '224x224'
         assert abs(float(row[2]) - params) < 0.1 and abs(float(row[3]) - flops) < 0.1
@@ -45,7 +45,7 @@ def test_training_form_and_shape(table):
     (row,) = table(CONFIGS[0], '--shape', '256')
     (other,) = table(CONFIGS[0], '--shape', '256', '256')
     assert row == other and row[1] == '256x256' and len(row) == 5
-    assert float(row[2]) == pytest.approx(22.33, abs=0.01)  # the pairs, and their norms
+    assert float(row[2]) == pytest.approx(22.33, abs=0.01)  # with pairs and norms
     assert int(row[4]) == 5
 
 
@@ -73,7 +73,7 @@ def test_detector(table):
 
 
 def test_early_outputs(table):
-    """The layers after the last out index have parameters, and do not run."""
+    """The layers after the last out index have parameters but do not run."""
     options = ['model.backbone.out_indices=(1,)', 'model.head.in_channels=1024']
     (whole,) = table(CONFIGS[0])
     (early,) = table(CONFIGS[0], '--cfg-options', *options)

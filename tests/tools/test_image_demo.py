@@ -94,7 +94,7 @@ def test_errors(args, message, trained, photo, monkeypatch, tmp_path):
     ['retinanet_vanillanet13', 'coco/mask_rcnn_swin-t_coco', 'digits/vanillanet-6_digits'],
 )
 def test_config_in_checkpoint(name):
-    """Read as values, its model is what running it would give."""
+    """Read as plain values, a config has the same model as when run, but no training settings."""
     cfg = Config.fromfile(ROOT / f'configs/{name}.py')
     read = config_in_checkpoint(dict(meta=dict(cfg=cfg.pretty_text)), 'a.pth')
     expected = Config.fromstring(cfg.pretty_text, file_format='.py').model.to_dict()

@@ -1,4 +1,4 @@
-"""Every published number has one home, tools/paper/*.csv; the pages and the metafile quote it."""
+"""Each published number is kept once, in tools/paper/*.csv; pages and metafile quote it."""
 
 import re
 

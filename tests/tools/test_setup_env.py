@@ -1,4 +1,4 @@
-"""What goes wrong on a fresh machine ends in one sentence."""
+"""Failures on a fresh machine end with one sentence."""
 
 import os
 import shutil
@@ -29,7 +29,7 @@ def run_set_up(checkout, **env):
 
 
 def set_up(checkout, **env):
-    """A set-up that must fail; returns its one sentence."""
+    """Runs a set-up that must fail; returns the one sentence of its error."""
     result = run_set_up(checkout, **env)
     assert result.returncode == 1
     (message,) = [line for line in result.stderr.splitlines() if line.startswith('error: ')]
@@ -56,7 +56,7 @@ def test_full_disk(checkout):
 
 
 def fake_venv(checkout, pip, has_gpu=False):
-    """An environment whose pip does as it is told, so that no test waits for downloads."""
+    """Makes an environment whose pip runs the script ``pip``, so that no test downloads."""
     script = f"""
 case "$*" in
     "-m pip --version") exit 0;;
@@ -80,7 +80,7 @@ def test_missing_compiler(checkout):
 
 
 def test_gpu_without_cuda_compiler(checkout):
-    """Not an error: the ops are built for the CPU, and the set-up says so and goes on."""
+    """This is no error: the set-up says so, builds the ops for the CPU and continues."""
     fake_venv(checkout, 'exit 0', has_gpu=True)
     path = write_program(checkout / 'bin', 'nvcc', 'exit 127')
     result = run_set_up(checkout, PATH=path)

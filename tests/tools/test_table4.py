@@ -10,7 +10,7 @@ import table4
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.ticker import LogLocator
 
-import mmvanilla  # noqa: F401  mmpretrain's list has our models for it
+import mmvanilla  # noqa: F401  adds our models to mmpretrain's list
 from mmvanilla.cli.tables import read_table
 
 TOOL = 'tools/paper/table4.py'
@@ -38,7 +38,7 @@ def test_table(run_tool, monkeypatch, tmp_path):
 
 
 def test_figure3_is_legible(monkeypatch, tmp_path):
-    """No label overlaps another or leaves its axes; ticks are 1, 2, 3 and 5, with zeros."""
+    """No label overlaps another or leaves its axes; ticks are 1, 2, 3, 5, 10, 20 etc."""
     figures = []
     monkeypatch.setattr(table4, 'write_figure', lambda figure, path: figures.append(figure))
     table4.draw_figure3(ROWS, table4.QUOTED_LATENCY, 'here', tmp_path / 'a.png')

@@ -1,4 +1,4 @@
-"""Table 5 of the paper: sizes of the four models, and the tool that puts all beside the paper."""
+"""Table 5 of the paper: sizes of its four models, and the tool that prints ours beside it."""
 
 import json
 import sys
@@ -13,13 +13,13 @@ from mmvanilla import UsageError
 
 
 def test_parameters():
-    """The paper's (n = 3) and the authors' repository's (n = 4), to one unit of the last digit."""
+    """Sizes are the paper's (n = 3) or the authors' (n = 4), to one unit of the last digit."""
     init_default_scope('mmdet')
     for row in table5.PUBLISHED:
         cfg = table5.make_config(row)
         if row['series number']:
             cfg.model.backbone.deploy = True
-        # Swin computes numbers while it is built; ours needs none.
+        # Swin computes with numbers while it is built, so it cannot be on the meta device.
         with torch.device('meta' if row['series number'] else 'cpu'):
             count = sum(p.numel() for p in MODELS.build(cfg.model).parameters()) / 1e6
         assert abs(count - float(row['parameters (M)'])) <= 0.1, (row, count)
@@ -27,10 +27,10 @@ def test_parameters():
 
 @pytest.mark.slow
 def test_macs():
-    """Within 1% of what was published."""
+    """MACs are within 1% of the published numbers."""
     for row in table5.PUBLISHED:
         found = table5.count(table5.make_config(row), table5.PAPER_SHAPE, deploy=True)
-        # This one was counted with attention's products: 266.6, and 263.4 without.
+        # The published count of this one includes attention's products: 266.6, or 263.4 without.
         whole = row['config'] == 'configs/coco/mask_rcnn_swin-t_coco.py'
         macs = (found['macs'] if whole else table5.layer_macs(found)) / 1e9
         assert macs == pytest.approx(float(row['FLOPs (G)']), rel=0.01), row
@@ -65,7 +65,7 @@ def test_checkpoints_of_others(config, file, message, narrow_configs, trained):
 
 
 def test_table(trained, digits, monkeypatch, capsys, tmp_path):
-    """One row, a narrow detector's, with FPS and the AP of its checkpoint."""
+    """Prints one row, for a narrow detector, with FPS and the AP of its checkpoint."""
     row = dict(zip(table5.PUBLISHED[0], [table5.PUBLISHED[2]['config'], *'41234', '']))
     monkeypatch.setattr(table5, 'PUBLISHED', [row])
     argv = ['table5.py', '--fps-shape', '64', '96', '--rounds', '2']
@@ -79,6 +79,6 @@ def test_table(trained, digits, monkeypatch, capsys, tmp_path):
     assert float(row['MACs (G): layers']) < float(row['all'])
     assert float(row['FPS']) > 0
     (result,) = tmp_path.glob('work_dirs/table5/*/*.json')
-    assert row['box AP'] == '4'  # the last of its name: the published one
+    assert row['box AP'] == '4'  # the last column of this name is the published one
     measured = 100 * json.loads(result.read_text())['coco/bbox_mAP']
     assert [cell.strip() for cell in lines[2].strip('|').split('|')][6] == f'{measured:.1f}'

@@ -23,7 +23,7 @@ from mmvanilla.models.folding.foldable import match
 
 
 def logged(work_dir, key):
-    """Values of a training log in order of iterations."""
+    """Values of a training log, in the order of the iterations."""
     return [line[key] for line in log_lines(work_dir) if 'loss' in line]
 
 
@@ -42,7 +42,7 @@ def test_training_run(trained):
 
 
 def test_resume_from_the_middle(trained, digits, run_tool, tmp_path):
-    """Same λ, learning rate and losses, to the digit, as the uninterrupted run."""
+    """λ, learning rate and losses equal those of the uninterrupted run, to the last digit."""
     (tmp_path / 'run').mkdir()
     shutil.copy(trained / 'epoch_1.pth', tmp_path / 'run')
     args = ['--work-dir', tmp_path / 'run', '--resume', *narrow_options(digits)]
@@ -71,7 +71,7 @@ def train_command(work_dir, digits):
 
 def test_killed_run_goes_on(trained, digits, tmp_path):
     command = train_command(tmp_path, digits)
-    kill_when((tmp_path / 'epoch_1.pth').exists, command)  # renamed into place, so whole
+    kill_when((tmp_path / 'epoch_1.pth').exists, command)  # renamed into place, so complete
     # What a kill in the middle of mmengine's own writing would have left behind.
     (tmp_path / 'epoch_2.pth').write_bytes((tmp_path / 'epoch_1.pth').read_bytes()[:5000])
     (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'epoch_2.pth'))
@@ -86,7 +86,7 @@ MERGING = ['custom_hooks.0.merge=True', 'train_cfg.max_epochs=4', 'train_cfg.val
 
 @pytest.fixture(scope='module')
 def merged_run(digits, tmp_path_factory):
-    """Four epochs, of which the third begins with the merge."""
+    """A run of four epochs; the third begins with the merge."""
     work_dir = tmp_path_factory.mktemp('merging')
     run_python(*train_command(work_dir, digits)[1:], *MERGING)
     return work_dir
@@ -97,7 +97,7 @@ def merged_run(digits, tmp_path_factory):
     ('epoch', 'words'), [(1, ''), (2, 'training continues in merged form'), (3, '')], ids=str
 )
 def test_killed_merging_run_goes_on(epoch, words, merged_run, digits, tmp_path):
-    """Before the merge, in the epoch that begins with it, and after."""
+    """The run is killed before the merge, in the epoch that begins with it, or afterwards."""
 
     def killed_here():
         logs = ''.join(path.read_text() for path in tmp_path.glob('*/*.log'))
@@ -123,7 +123,7 @@ def average_precision(work_dir):
 
 
 def test_evaluation_in_every_form(trained, digits, run_tool, tmp_path):
-    """A train-form checkpoint, merged, fused on the way, and the fused file give one AP."""
+    """A deep checkpoint, with and without --deploy, a merged and a fused one have the same AP."""
     backbone = VanillaNet('13', widen_factor=1 / 64, act_num=4, merged=True)
     weights = load_checkpoint(trained / 'epoch_3.pth')['state_dict']
     merged, _ = match(torch.nn.ModuleDict(dict(backbone=backbone)), weights)
@@ -249,7 +249,7 @@ def test_no_coco(monkeypatch, tmp_path):
 
 
 def test_no_imagenet(monkeypatch, tmp_path):
-    (tmp_path / 'imagenet').mkdir()  # there, but empty
+    (tmp_path / 'imagenet').mkdir()  # it exists, but is empty
     options = [f'train_dataloader.dataset.data_root={tmp_path}/imagenet']
     config = 'configs/imagenet/vanillanet-5_8xb128_in1k.py'
     args = [config, f'--work-dir={tmp_path / "work"}', '--cfg-options', *options]
@@ -284,7 +284,7 @@ def test_no_mmsegmentation(package, extra, monkeypatch):
     import pkg_resources
 
     monkeypatch.setitem(MODULE2PACKAGE, 'mmseg', package)
-    monkeypatch.setattr(importlib, 'reload', lambda module: module)  # mmengine's, of pkg_resources
+    monkeypatch.setattr(importlib, 'reload', lambda module: module)  # it reloads pkg_resources
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
 
     def find(name):

@@ -21,7 +21,8 @@ def test_hours_are_images_over_throughput(run_tool, capsys):
     assert float(assumed) == pytest.approx(
         1_281_167 * 100 * float(gflop) / 1e3 / 50 / 4 / 3600, rel=0.02
     )
-    # Three times two for each of 0.71 G multiply-accumulates, and the 1x1 convolutions' own.
+    # Forward and backward pass take 3 * 2 operations for each multiply-accumulate: AlexNet's 0.71 G
+    # and those of the added 1x1 convolutions.
     assert float(gflop) == pytest.approx(6 * 0.80, rel=0.1)
     assert re.search(r'torch \S+, steps of 2 images, medians of 1', printed)
     DefaultScope._instance_dict.clear()

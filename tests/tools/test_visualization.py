@@ -1,4 +1,4 @@
-"""Figures 1 and 2 of the paper: the tools that draw them."""
+"""The tools that draw Figures 1 and 2 of the paper."""
 
 import re
 import runpy
@@ -43,7 +43,7 @@ def test_architecture(arch, run_tool, tmp_path, monkeypatch):
 
 
 def test_architecture_with_shortcuts(run_tool, tmp_path):
-    plt.rcParams['svg.fonttype'] = 'none'  # words as words
+    plt.rcParams['svg.fonttype'] = 'none'  # keeps text as text
     config = 'configs/ablations/vanillanet-6_shortcut-after-act_8xb128_in1k.py'
     run_tool(FIGURE1, config, '--out', tmp_path / 'a.svg')
     assert (tmp_path / 'a.svg').read_text().count('after_act') == 4
@@ -65,7 +65,7 @@ def digits(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def networks(digits, tmp_path_factory):
-    """Configs and checkpoints: VanillaNet in training form and fused, and ResNet-50."""
+    """Configs and checkpoints: VanillaNet in deep form and fused, and ResNet-50."""
     folder = tmp_path_factory.mktemp('networks')
     found = []
     for number, path in enumerate((VANILLANET, RESNET)):
@@ -96,7 +96,7 @@ class Guess:
 
 
 def test_choice_of_images(run_tool):
-    """All images are of class 1: b and e are both networks' successes, d their common mistake."""
+    """All images are of class 1. Both networks are right on b and e, and both are wrong on d."""
     choose = runpy.run_path(str(ROOT / FIGURE2))['choose']
     networks = [Guess(1, 1, 0, 0, 1, 1), Guess(0, 1, 1, 2, 1, 0)]
     infos = [dict(img_path=path, gt_label=1) for path in 'abcdef']
@@ -115,7 +115,7 @@ def test_side_by_side(networks, run_tool, tmp_path, capsys):
 
 
 def test_fused_map_is_the_same(networks, run_tool, tmp_path, digits, monkeypatch):
-    """The fused network's map is the trained one's, for the same class."""
+    """The fused network's map equals the trained one's, for the same class."""
     from matplotlib.axes import Axes
 
     shown = []
@@ -134,7 +134,7 @@ def test_fused_map_is_the_same(networks, run_tool, tmp_path, digits, monkeypatch
 def test_random_weights_without_data(run_tool, tmp_path, digits):
     image = next(digits.glob('val/*/*.jpg'))
     out = tmp_path / 'a.svg'
-    plt.rcParams['svg.fonttype'] = 'none'  # words as words
+    plt.rcParams['svg.fonttype'] = 'none'  # keeps text as text
     config = 'configs/imagenet/vanillanet-5_8xb128_in1k.py'
     run_tool(FIGURE2, '--network', config, '--images', image, image, '--out', out)
     assert 'random weights' in out.read_text()
@@ -175,7 +175,7 @@ def test_wrong_options(args, message, run_tool, tmp_path, capsys):
 
 
 def test_layers_in_the_docs_exist():
-    """Those of the full-scale command, and of make figure2."""
+    """They are the layers of the full-scale command and of make figure2."""
     texts = [(ROOT / path).read_text() for path in ('docs/reproduction.md', 'Makefile')]
     pairs = re.findall(r'--network (configs/\S+) (?:\S+|\$\(.*?\)) --layer (\S+)', ''.join(texts))
     assert len(pairs) == 6

@@ -70,7 +70,7 @@ class PlainVanillaNet(nn.Module):
     Args:
         channels: Channels after the stem and after each block.
         strides: Strides of the blocks' max-pooling.
-        adaptive_pool_sizes: Sizes that the blocks of '13-x1.5-ada' pool to, 0 for plain pooling.
+        adaptive_pool_sizes: Sizes that the blocks of '13-x1.5-ada' pool to, 0 to pool by the stride.
         act_num: Series number n.
         num_classes: Number of classes.
         deploy: Whether to build the deploy form.

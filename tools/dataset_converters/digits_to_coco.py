@@ -9,8 +9,9 @@ import argparse
 import json
 import shutil
 import sys
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Dict, List, Tuple
+from typing import Dict, Iterator, List, Tuple
 
 import cv2
 import numpy as np
@@ -142,22 +143,27 @@ def write_split(
         json.dump(dict(images=images, annotations=annotations, categories=categories), file)
 
 
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yields a temporary folder to write to, which gets its name once it is complete."""
+    if path.exists():
+        sys.exit(f'{path} exists already: remove it first, or choose another folder.')
+    temporary = path.with_name(path.name + '.tmp')
+    shutil.rmtree(temporary, ignore_errors=True)
+    yield temporary
+    temporary.rename(path)
+
+
 def main() -> None:
     args = parse_args()
-    if args.out.exists():
-        sys.exit(f'{args.out} exists already: remove it first, or choose another folder.')
     digits = load_digits()
     rng = np.random.default_rng(args.seed)
     order = rng.permutation(len(digits.images))
     cut = len(order) * 4 // 5
-    temporary = args.out.with_name(args.out.name + '.tmp')
-    shutil.rmtree(temporary, ignore_errors=True)
-    for split, count, chosen in (
-        ('train2017', args.num_train, order[:cut]),
-        ('val2017', args.num_val, order[cut:]),
-    ):
-        write_split(temporary, split, count, digits.images[chosen], digits.target[chosen], rng)
-    temporary.rename(args.out)  # whole, or not there
+    splits = dict(train2017=(args.num_train, order[:cut]), val2017=(args.num_val, order[cut:]))
+    with new_folder(args.out) as folder:
+        for split, (count, chosen) in splits.items():
+            write_split(folder, split, count, digits.images[chosen], digits.target[chosen], rng)
     print(f'Wrote {args.num_train} training and {args.num_val} validation images to {args.out}.')
 
 

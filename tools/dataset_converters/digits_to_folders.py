@@ -6,14 +6,12 @@ any size and place, on a dimmed photograph, among pieces of other digits, under 
 """
 
 import argparse
-import shutil
-import sys
 from pathlib import Path
 from typing import List
 
 import cv2
 import numpy as np
-from digits_to_coco import draw_digit
+from digits_to_coco import draw_digit, new_folder
 from sklearn.datasets import load_digits, load_sample_images
 from tqdm import tqdm
 
@@ -70,31 +68,27 @@ def cluttered_image(
 
 def main() -> None:
     args = parse_args()
-    if args.out.exists():
-        sys.exit(f'{args.out} exists already: remove it first, or choose another folder.')
     digits = load_digits()
     rng = np.random.default_rng(args.seed)
     order = rng.permutation(len(digits.images))
     photos = [photo[..., ::-1] for photo in load_sample_images().images]  # RGB; OpenCV writes BGR
     cut = len(order) * 4 // 5
-    temporary = args.out.with_name(args.out.name + '.tmp')
-    shutil.rmtree(temporary, ignore_errors=True)
     splits = dict(train=(order[:cut], args.num_train), val=(order[cut:], args.num_val))
-    for split, (scans, count) in splits.items():
-        for digit in range(10):  # also those without images: a label is a folder's place
-            (temporary / split / str(digit)).mkdir(parents=True)
-        for number in tqdm(range(count), desc=split, unit='image'):
-            index = scans[number % len(scans)]
-            scan = digits.images[index]
-            image = (
-                cluttered_image(scan, digits.images[scans], photos, rng)
-                if args.cluttered
-                else clean_image(scan)
-            )
-            name = f'{index:04d}_{number // len(scans)}.jpg'
-            path = temporary / split / str(digits.target[index]) / name
-            cv2.imwrite(str(path), image, [cv2.IMWRITE_JPEG_QUALITY, 95])
-    temporary.rename(args.out)  # whole, or not there
+    with new_folder(args.out) as folder:
+        for split, (scans, count) in splits.items():
+            for digit in range(10):  # empty folders too: labels are the folders' positions
+                (folder / split / str(digit)).mkdir(parents=True)
+            for number in tqdm(range(count), desc=split, unit='image'):
+                index = scans[number % len(scans)]
+                scan = digits.images[index]
+                image = (
+                    cluttered_image(scan, digits.images[scans], photos, rng)
+                    if args.cluttered
+                    else clean_image(scan)
+                )
+                name = f'{index:04d}_{number // len(scans)}.jpg'
+                path = folder / split / str(digits.target[index]) / name
+                cv2.imwrite(str(path), image, [cv2.IMWRITE_JPEG_QUALITY, 95])
     print(f'Wrote {args.num_train} train and {args.num_val} val images to {args.out}.')
 
 

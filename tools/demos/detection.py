@@ -30,7 +30,8 @@ SCORE = 0.3
 def load_detector(checkpoint: Path) -> torch.nn.Module:
     """The detector inside a checkpoint, in the form that its own config says."""
     content = load_checkpoint(checkpoint)
-    model = MODELS.build(config_in_checkpoint(content, checkpoint).model)
+    cfg = config_in_checkpoint(content, checkpoint)
+    model = MODELS.build(dict(cfg.model, train_cfg=None))  # which Mask R-CNN asks for
     model.load_state_dict(content['state_dict'])
     return model.eval()
 

@@ -21,6 +21,7 @@ def draw_predictions(checkpoint: Path, images: List[Path], path: Path) -> None:
     content = load_checkpoint(checkpoint)
     palette = np.array(content['meta']['dataset_meta']['palette'])  # (num_classes, 3), RGB
     cfg = config_in_checkpoint(content, checkpoint)
+    cfg.visualizer = dict(type='SegLocalVisualizer')
     inferencer = MMSegInferencer(cfg, weights=str(checkpoint), device='cpu')
     pictures = []
     for image in images:

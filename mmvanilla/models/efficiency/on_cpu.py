@@ -1,6 +1,6 @@
 """Other ways to compute a ``forward``, which take less time or memory on CPUs.
 
-Each is a decorator of a ``forward`` method. On GPUs the method itself runs: no gain was measured
+Each is a decorator of a ``forward`` method. On GPUs the method itself runs: we have not measured
 there, and hooks, sharded training and tracers need every submodule to be called as a module.
 """
 

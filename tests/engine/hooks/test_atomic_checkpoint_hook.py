@@ -35,7 +35,7 @@ def test_old_checkpoint_outlives_the_writing(tmp_path):
     hook._save_checkpoint_with_step(runner, 2, {})
     assert seen == [['epoch_1.pth']]
     assert sorted(os.listdir(tmp_path)) == ['epoch_2.pth', 'last_checkpoint']
-    hook._save_checkpoint_with_step(runner, 2, {})  # the same step again, as for the best one
+    hook._save_checkpoint_with_step(runner, 2, {})  # again, as when it is also the best
     assert sorted(os.listdir(tmp_path)) == ['epoch_2.pth', 'last_checkpoint']
 
 

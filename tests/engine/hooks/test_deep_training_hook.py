@@ -15,7 +15,7 @@ from mmvanilla.engine.hooks.deep_training_hook import deep_training_lambda
 
 @pytest.fixture
 def warnings(monkeypatch):
-    """Warnings of mmengine's logger."""
+    """Collects the warnings of mmengine's logger."""
     found = []
     monkeypatch.setattr(
         MMLogger, 'warning', lambda self, message, *args: found.append(str(message))
@@ -109,7 +109,7 @@ def test_decay_epochs_0_only_fuses(tmp_path, warnings):
 
 @pytest.mark.parametrize('update_buffers', [False, True])
 def test_resume_repeats_the_run(tmp_path, update_buffers):
-    """λ, losses and the averaged weights of a resumed run are those of an uninterrupted one."""
+    """A resumed run has the λ, losses and averaged weights of an uninterrupted one."""
     ema = dict(type='EMAHook', momentum=0.1, update_buffers=update_buffers)
     whole = make_runner(tmp_path / 'whole', hooks=[ema])
     whole.train()
@@ -169,7 +169,7 @@ def test_annealing_loaded_weights_is_said(tmp_path, warnings):
 
 
 def test_loaded_weights_of_another_lambda_are_named(tmp_path, warnings):
-    """By load_from and by init_cfg, but not where a run is resumed."""
+    """A warning names λ of weights loaded by load_from or init_cfg, but not when resuming."""
     model = Classifier()
     set_deep_training_lambda(model, 0.3)
     torch.save(dict(state_dict=model.state_dict()), tmp_path / 'a.pth')
@@ -244,7 +244,7 @@ def test_config_of_the_fused_file_builds_it(tmp_path):
 
 
 def test_lambda_in_a_new_process(tmp_path):
-    """λ = 0.4, saved by a run and by torch.save: the same outputs elsewhere."""
+    """Another process loads λ = 0.4, saved by a run or torch.save, with the same outputs."""
     runner = make_runner(tmp_path / 'run', epochs=3, hook=dict(decay_epochs=5))
     runner.train()
     model = runner.model.eval()

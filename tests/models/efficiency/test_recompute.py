@@ -8,7 +8,7 @@ from torch import nn
 from mmvanilla import VanillaNet, set_deep_training_lambda
 from mmvanilla.models.efficiency.recompute import recompute_in_backward
 
-# Channels, size before the pooling, and its stride, of the layers of '8' at one 64th of the width.
+# Channels, size before pooling and stride of pooling, for each layer of '8' at 1/64 of its width.
 LAYERS = [(8, 16, 1), (8, 16, 1), (16, 16, 2), (32, 8, 2), (32, 4, 1), (64, 4, 2), (64, 2, 1)]
 
 
@@ -18,7 +18,7 @@ def narrow(**kwargs):
 
 
 def step(backbone, between=lambda: None):
-    """Gradients and running statistics of a step."""
+    """Runs a training step; returns its gradients and running statistics."""
     set_deep_training_lambda(backbone, 0.3)
     images = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(3))
     loss = backbone(images)[0].square().mean()
@@ -56,7 +56,7 @@ def test_mode_changed_before_backward(with_cp):
 def test_what_is_kept(merged, tmp_path):
     backbone = narrow(merged=merged)
     images = torch.rand(4, 3, 64, 64)
-    backbone(images)  # what is made but once
+    backbone(images)  # allocates what is made only once
     features, kept = call_and_count(lambda: backbone(images), tmp_path)
     numbers = 3 * 64 * 64  # the image in channels_last
     previous = 8
@@ -64,9 +64,9 @@ def test_what_is_kept(merged, tmp_path):
         if not merged:
             numbers += previous * size**2  # after the first convolution
         numbers += channels * size**2  # after the second
-        numbers += 2 * channels * (size // stride) ** 2  # after the depthwise, and after its norm
+        numbers += 2 * channels * (size // stride) ** 2  # after the depthwise one, after its norm
         previous = channels
-    statistics = sum(2 * channels for channels, _, _ in LAYERS)  # of the norm, of the batch
+    statistics = sum(2 * channels for channels, _, _ in LAYERS)  # batch statistics of act.norm
     assert features[0].shape == (4, 64, 2, 2)
     assert kept == 4 * (len(images) * numbers + statistics)
 

@@ -19,7 +19,7 @@ X = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(2))
 
 @pytest.fixture
 def network():
-    """A network that is not ours around a backbone that is."""
+    """A network of another package around our backbone."""
     backbone = VanillaNet('7', widen_factor=1 / 64, out_indices=(2,))
     return randomize(nn.ModuleDict(dict(backbone=backbone, head=nn.Conv2d(32, 2, 1))))
 
@@ -81,7 +81,7 @@ def test_modules_of_other_packages_are_switched(network):
 
 
 def test_results_that_a_module_keeps_are_copied(network):
-    """As heads do that remember features; torch refuses to copy what hangs on a graph."""
+    """Some heads keep features, and torch refuses to copy tensors that have a graph."""
     network.eval()
     kept = [network.backbone(X[:1])[0] * factor for factor in range(5)]
     network.head.kept = [*kept, kept[0]]

@@ -1,4 +1,4 @@
-"""Weights in every form into networks in every form, whoever loads them."""
+"""Weights in every form load into networks in every form, whichever function loads them."""
 
 import copy
 
@@ -48,7 +48,7 @@ def classifier(**form):
 
 
 def resnet(deep, series):
-    """The forms of another network are made of it, as with_techniques does."""
+    """The network is built in deep form and then brought to ``form``, as by with_techniques."""
 
     def build(**form):
         network = ResNet(
@@ -77,7 +77,7 @@ KINDS = {
 
 def build(kind, form='deep', seed=0):
     network = KINDS[kind](**({} if form == 'deep' else {form: True}))
-    randomize(network, seed).eval()  # of which mmpretrain's ResNet returns None
+    randomize(network, seed).eval()  # not returned: eval() of mmpretrain's ResNet returns None
     return network
 
 
@@ -115,7 +115,7 @@ def test_the_same_function(kind, weights_form, form, load):
 @pytest.mark.parametrize('load', LOADERS)
 @pytest.mark.parametrize('form', FORMS)
 def test_mixed_layer_by_layer(form, load):
-    """Some layers of each form, as a tool leaves them that fuses a backbone and not its head."""
+    """Layers are in different forms, as after a tool that fuses only the backbone."""
     source = build('classifier')
     weights = {}
     for i, (prefix, _) in enumerate(named_foldables(source)):
@@ -194,7 +194,7 @@ def test_below_one_only_in_deep_form(kind, form, load):
 @pytest.mark.parametrize('form', FORMS)
 @pytest.mark.parametrize('weights_form', FORMS)
 def test_every_key_of_a_layer_counts(weights_form, form, load):
-    """A layer of which a part is missing is refused, but for its counters and λ."""
+    """A layer is refused if any of its keys is missing, except counters and λ."""
     weights = FORMS[weights_form](build('VanillaNet, n = 1')).state_dict()
     network = build('VanillaNet, n = 1', form, seed=1)
     for key in [k for k in weights if k.startswith('blocks.1.')]:
@@ -216,7 +216,7 @@ def test_a_lambda_that_is_none(state):
 
 @pytest.mark.parametrize('norm_cfg', [dict(type='BN'), dict(type='BN', affine=False)])
 def test_norms_of_another_kind(norm_cfg):
-    """Their scales would be lost, or be those of before."""
+    """Otherwise their scales would be lost, or the network would keep its own."""
     other = dict(norm_cfg, affine=not norm_cfg.get('affine', True))
     weights = VanillaNet(**NARROW, norm_cfg=norm_cfg).state_dict()
     for form in ({}, dict(merged=True), dict(deploy=True)):
@@ -226,7 +226,7 @@ def test_norms_of_another_kind(norm_cfg):
 
 @pytest.mark.parametrize('weights_form', FORMS)
 def test_other_channels_leave_the_layer(weights_form):
-    """Fine-tuning to other classes: mmengine logs them, torch raises."""
+    """In fine-tuning to other classes, mmengine leaves the layer alone; torch raises an error."""
     source = FORMS[weights_form](build('classifier'))
     network = build('classifier', seed=1)
     network.head.conv = DeepConv(64, 7, mid_channels=7, final_norm=False)
@@ -240,7 +240,7 @@ def test_other_channels_leave_the_layer(weights_form):
 
 
 def test_folded_by_mmcv():
-    """mmcv folds norms and leaves Identity in their places."""
+    """mmcv folds the norms and puts Identity in their place."""
     network = build('VanillaNet, n = 1')
     expected = outputs(network)
     fused = fuse_conv_bn(copy.deepcopy(network))
@@ -264,7 +264,7 @@ def test_fused_weights_do_not_train(kind):
     with torch.no_grad():
         network(IMAGES)
     network.requires_grad_(False)
-    network(IMAGES)  # a teacher
+    network(IMAGES)  # as a teacher
 
 
 @pytest.mark.parametrize('kind', ['VanillaNet, n = 1', 'ResNet-18, deep convolutions'])
@@ -325,7 +325,7 @@ def test_weights_without_lambda_are_of_lambda_one(load):
 @pytest.mark.parametrize('load', LOADERS)
 @pytest.mark.parametrize('prefix', ['', '_orig_mod.', 'module.module.'])
 def test_a_part_is_compiled(prefix, load):
-    """Its names are those of the compiled part, whatever is before the whole."""
+    """Keys load with and without the prefix of the compiled part, whatever precedes them."""
     networks = [build('classifier', seed=seed) for seed in (0, 1)]
     expected = outputs(networks[0])
     for network in networks:
@@ -378,7 +378,7 @@ def test_layers_that_somebody_changed_load_their_own_weights():
             parameter.data.zero_()
         network.load_state_dict(weights)
         assert torch.equal(outputs(network), expected)
-    load_state_dict(build('VanillaNet, n = 1'), weights)  # with a key too many
+    load_state_dict(build('VanillaNet, n = 1'), weights)  # with an extra key
 
 
 def test_a_missing_layer_is_named():
@@ -463,7 +463,7 @@ def test_assigned_weights_have_the_precision_of_the_given():
 
 
 def test_a_new_activation_is_one_class():
-    """What a layer that folds has to say; nothing else asks what it is."""
+    """A new layer that folds needs only these methods; no other code asks for its class."""
 
     class Doubled(SeriesActivation):
         def activate(self, x):

@@ -1,4 +1,4 @@
-"""The authors' checkpoint files, taken as they are by every program that loads a classifier."""
+"""Every program that loads a classifier takes the authors' checkpoint files unchanged."""
 
 import argparse
 
@@ -28,7 +28,7 @@ def fixture():
 
 @pytest.fixture(scope='module')
 def official(fixture, tmp_path_factory):
-    """A file as the authors save it; the weights beside the averaged ones are others."""
+    """A file as the authors save it; ``model`` and ``model_ema`` hold different weights."""
     path = tmp_path_factory.mktemp('official') / 'vanillanet_6.pth'
     content = dict(
         model={
@@ -66,7 +66,7 @@ def evaluate(run, checkpoint, options, folder, *args):
 
 
 def test_evaluated_as_they_are_and_converted(official, options, run_tool, tmp_path):
-    """The same accuracy to the digit, and the same scores."""
+    """The accuracy is the same to the last digit, and the scores agree."""
     found = {}
     for name, args in (('train', []), ('deploy', ['--deploy'])):
         run_tool(CONVERTER, official, tmp_path / f'{name}.pth', *args)
@@ -171,7 +171,7 @@ def test_get_model_and_inferencer(official, fixture, options):
     ],
 )
 def test_classifier_refuses_what_does_not_fit(change, message, official, options):
-    """mmengine alone would leave the weights out, with but a line in the log."""
+    """mmengine alone would skip the weights and only log it."""
     with pytest.raises(UsageError, match=f'does not fit the backbone: .*{message}'):
         mmpretrain.get_model(make_cfg(options, **change), pretrained=str(official))
 
@@ -205,7 +205,7 @@ def test_own_checkpoint_of_another_network(options, tmp_path):
 
 
 def load_from(path, options, work_dir, hooks, build=Runner.from_cfg, **kwargs):
-    """The model and its averaged copy as they are when training begins."""
+    """Returns the model and its averaged copy, in their state when training begins."""
     init_default_scope('mmpretrain')
     cfg = make_cfg(options, load_from=str(path), work_dir=str(work_dir), **kwargs)
     cfg.custom_hooks = [hook for hook in cfg.custom_hooks if hook.type in hooks]
@@ -244,7 +244,7 @@ def test_load_from_under_ema(bare, hooks, build, official, fixture, options, tmp
 
 
 def test_fine_tuning_from_a_run_under_ema(options, tmp_path):
-    """To another number of classes, from the averaged weights, which the state dict holds."""
+    """Fine-tuning to other classes starts from the averaged weights, which the state dict holds."""
     model = mmpretrain.get_model(make_cfg(options))
     for param in model.parameters():
         torch.nn.init.normal_(param)
@@ -276,7 +276,7 @@ def test_classes_that_do_not_go_together(change, message, options, tmp_path, mon
 
 
 def test_load_from_needs_no_shallower_network(options, run_tool, tmp_path):
-    """A checkpoint of the whole network comes after, and replaces, what init_cfg names."""
+    """A checkpoint of the complete network replaces the weights that init_cfg names."""
     config = str(ROOT / CONFIG).replace('vanillanet-6', 'vanillanet-11')
     model = mmpretrain.get_model(make_cfg([*options, 'model.backbone.arch=11']))
     torch.save(dict(state_dict=model.state_dict()), tmp_path / 'own.pth')

@@ -1,4 +1,4 @@
-"""The authors' COCO detectors: mmdet 2.x files with their backbone's names, taken as they are."""
+"""The authors' COCO detectors load unchanged: mmdet 2.x files with the authors' key names."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ from mmvanilla.models.loading.official import is_official_state_dict
 
 @pytest.fixture(scope='module')
 def fixture():
-    """VanillaNet-13 of series number 4, as in the authors' detectors, at 1/64 of its width."""
+    """VanillaNet-13 with series number 4, as in the authors' detectors, at 1/64 of its width."""
     return torch.load(ROOT / 'tests/data/vanillanet_13_w8_n4.pt', weights_only=True)
 
 
@@ -69,7 +69,7 @@ def test_weights_arrive_where_they_belong(expected, fixture):
 
 @pytest.mark.parametrize('args', [[], ['--deploy']], ids=['train form', 'fused'])
 def test_evaluated_as_they_are(args, official, expected, digits, run_tool, tmp_path):
-    """tools/test.py gives the file the predictions of the same weights under our names."""
+    """tools/test.py predicts the same from the file as from its weights under our names."""
     torch.save(dict(state_dict=expected.state_dict()), tmp_path / 'ours.pth')
     found = []
     for name, path in (('theirs', official), ('ours', tmp_path / 'ours.pth')):
@@ -93,7 +93,7 @@ def test_other_networks_are_left_alone(prefix, key):
 
 
 def test_loaded_by_anyone(official, expected):
-    """The backbone takes its own names in, also where torch loads alone."""
+    """The backbone renames the authors' keys itself, so torch's own loading works too."""
     fresh = type(expected.backbone)(
         arch='13', act_num=4, widen_factor=1 / 64, out_indices=(1, 2, 3)
     )

@@ -76,7 +76,7 @@ def test_prefix_in_the_config(tmp_path):
 
 
 def test_config_of_classes(tmp_path):
-    """mmengine's Python-style configs name the class itself."""
+    """In mmengine's Python-style configs, ``type`` is the class itself."""
     torch.save({'junk.weight': torch.ones(1)}, tmp_path / 'a.pth')
     init_cfg = dict(type=PretrainedInit, checkpoint=str(tmp_path / 'a.pth'))
     with pytest.raises(UsageError, match='unexpected: junk.weight'):
@@ -116,7 +116,7 @@ def test_merged_network_takes_weights_of_training(form, fixture, tmp_path):
     assert not any(conv.is_deep for conv in deep_convs(backbone))
     with torch.no_grad():
         torch.testing.assert_close(backbone(fixture['input']), source(fixture['input']))
-    # And by torch's own loading.
+    # torch's own loading does the same.
     again = VanillaNet('6', widen_factor=1 / 64, merged=True)
     backbone_weights = {k: v for k, v in weights.items() if not k.startswith('cls')}
     again.load_state_dict(backbone_weights, strict=True)
@@ -163,7 +163,7 @@ def test_nothing_is_loaded_on_mismatch(tmp_path):
 
 
 def test_convert_covers_every_key(fixture):
-    """Backbone keys are those of the backbone; the rest are the head's, with one λ per pair."""
+    """Backbone keys equal those of our backbone; the rest are the head's, with λ of its pair."""
     for key, deploy in (('state_dict', False), ('deploy_state_dict', True)):
         converted = convert_official_state_dict(fixture[key])
         backbone = VanillaNet('6', widen_factor=1 / 64, deploy=deploy)
