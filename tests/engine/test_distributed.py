@@ -115,8 +115,9 @@ def test_two_processes_train_as_one(project, monkeypatch):
     assert [step['weights'] for step in two[0]] == [step['weights'] for step in two[1]]
     assert two[0][0]['loss'] != two[1][0]['loss']  # each has its own images
     # At λ = 1 each pair becomes one convolution, so there are fewer parameters.
-    assert len({len(step['weights']) for step in one[:2]}) == 1
-    assert len(one[2]['weights']) < len(one[1]['weights'])
+    for mine in (one, two[0]):
+        assert len({len(step['weights']) for step in mine[:2]}) == 1
+        assert len(mine[2]['weights']) < len(mine[1]['weights'])
     losses = [step['loss'] for step in one]
     means = [(a['loss'] + b['loss']) / 2 for a, b in zip(*two)]
     assert means == pytest.approx(losses, rel=1e-4)

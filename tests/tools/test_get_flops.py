@@ -73,7 +73,7 @@ def test_detector(table):
 
 
 def test_early_outputs(table):
-    """The layers after the last out index have parameters but do not run."""
+    """The layers after the last out index do not run."""
     options = ['model.backbone.out_indices=(1,)', 'model.head.in_channels=1024']
     (whole,) = table(CONFIGS[0])
     (early,) = table(CONFIGS[0], '--cfg-options', *options)
