@@ -6,7 +6,7 @@ DIGITS := data/digits/annotations/instances_val2017.json
 DIGITS_FOLDERS := data/digits_folders/val
 CLUTTERED := data/digits_cluttered/val
 FIGURE2 := work_dirs/figure2
-# Two files of tests at a time, on a core each.
+# Two test files at a time, each on its own core.
 FAST_TESTS := -m pytest -n 2 --dist loadfile -m 'not slow and not zoo'
 
 .PHONY: env demo demo-masks demo-segmentation demo-classification demo-merging evidence table1 table2 table3 table4 table5 figure1 figure2 figure3 test test-slow test-zoo test-onedl lint clean

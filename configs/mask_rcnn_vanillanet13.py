@@ -1,4 +1,4 @@
-# Mask R-CNN with VanillaNet-13 on COCO, by the recipe of the authors' repository.
+# Mask R-CNN with VanillaNet-13 on COCO, with the recipe of the authors' repository.
 _base_ = [
     'mmdet::_base_/models/mask-rcnn_r50_fpn.py',
     'mmdet::_base_/datasets/coco_instance.py',

@@ -1,4 +1,4 @@
-# RetinaNet with VanillaNet-13 on COCO, by the recipe of the authors' repository.
+# RetinaNet with VanillaNet-13 on COCO, with the recipe of the authors' repository.
 _base_ = [
     'mmdet::_base_/models/retinanet_r50_fpn.py',
     'mmdet::_base_/datasets/coco_detection.py',

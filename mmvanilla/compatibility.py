@@ -25,8 +25,8 @@ def check_versions(version_of: Callable[[str], str] = version) -> None:
         version_of: Returns the version of a distribution, or raises PackageNotFoundError.
 
     Raises:
-        RuntimeError: naming the version that does not work. It is not an ImportError, which
-            mmengine's registry would swallow, and then report only an unknown type.
+        RuntimeError: naming the version that does not work. It is not an ImportError:
+            mmengine's registry would swallow that and report only an unknown type.
     """
     for package, (distributions, first, end) in SUPPORTED.items():
         found = {name: v for name in distributions if (v := _installed(name, version_of))}

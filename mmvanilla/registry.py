@@ -1,7 +1,7 @@
 """Registries of the scope ``mmvanilla``, children of mmengine's.
 
 Every OpenMMLab registry finds ``type='mmvanilla.VanillaNet'``, because mmengine imports this module
-when it meets the scope. Everything is in mmengine's root registries too: with
+when it first sees the scope. Everything is in mmengine's root registries too: with
 ``custom_imports=dict(imports=['mmvanilla'])``, names without the scope work as well.
 """
 

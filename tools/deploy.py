@@ -1,4 +1,4 @@
-"""Fuses a trained network and writes what inference needs: a checkpoint, a config, and maybe ONNX.
+"""Fuses a trained network and writes what inference needs: checkpoint, config, optionally ONNX.
 
 The checkpoint may be in any form, at λ = 1; the authors' files are taken as they are.
 """
@@ -32,7 +32,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def find_classes(meta: dict) -> Optional[dict]:
-    """What a checkpoint says of its data set, those of mmdet 2.x too; None if it says nothing."""
+    """What a checkpoint says about its data set, also in mmdet 2.x's format; None if nothing."""
     if 'CLASSES' in meta:
         return dict(classes=meta['CLASSES'])
     return meta.get('dataset_meta')
@@ -70,8 +70,8 @@ def main() -> None:
     print(f'Wrote {files[".pth"]} and {files[".py"]}.')
     if args.onnx:
         print(
-            f'Wrote {files[".onnx"]}: within {error:.1e} of torch in onnxruntime, at {len(SIZES)} '
-            f'sizes and {len(BATCHES)} batch sizes.'
+            f'Wrote {files[".onnx"]}: in onnxruntime within {error:.1e} of torch, at '
+            f'{len(SIZES)} image sizes and {len(BATCHES)} batch sizes.'
         )
 
 

@@ -1,6 +1,6 @@
 """Detects objects on images, from a checkpoint in training or deploy form, and draws them to files.
 
-The checkpoint's own config is used; authors' files have none, --config names one.
+The checkpoint's own config is used; the authors' files have none and need --config.
 """
 
 import argparse
@@ -29,8 +29,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--out-dir', default='outputs', help='folder for pictures (vis) and boxes (preds)'
     )
-    parser.add_argument('--score-thr', type=float, default=0.3, help='lowest score that is drawn')
-    parser.add_argument('--device', help='cpu, cuda:0, ...; a GPU if there is one')
+    parser.add_argument('--score-thr', type=float, default=0.3, help='lowest score to draw')
+    parser.add_argument('--device', help='cpu, cuda:0, ...; by default a GPU if there is one')
     return parser.parse_args()
 
 
@@ -42,7 +42,7 @@ def check_input(args: argparse.Namespace) -> None:
     for name in names:
         if names.count(name) > 1:
             raise UsageError(
-                f'two images are called {name}, as their pictures would be: rename one.'
+                f'two images are called {name}, so one result would replace the other: rename one.'
             )
     if (args.device or '').startswith('cuda') and not torch.cuda.is_available():
         raise UsageError(f'--device {args.device} needs a GPU: leave it out.')
@@ -56,7 +56,7 @@ def find_config(args: argparse.Namespace) -> Config:
         cfg.visualizer = dict(type='DetLocalVisualizer')
         cfg.test_dataloader.dataset.type = 'CocoDataset'  # for its colours; no data is read
     if cfg.get('default_scope') != 'mmdet':
-        raise UsageError(f'{args.config or args.checkpoint} is not of a detector.')
+        raise UsageError(f'{args.config or args.checkpoint} is not for a detector.')
     drop_pretrained(cfg)
     return cfg
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mmvanilla.checkpoint import replace_when_whole
 from mmvanilla.errors import UsageError
 
-# What is checked: sizes of images, the last one no multiple of any stride, and of batches.
+# What is checked: image sizes, the last no multiple of any stride, and batch sizes.
 SIZES = ((224, 224), (256, 192), (171, 331))
 BATCHES = (1, 2)
 TOLERANCE = 1e-4  # of the largest output
@@ -21,13 +21,13 @@ HEAD_OUTPUTS = ('cls_score', 'bbox_pred')  # of a single-stage detector, one per
 
 
 def check_exportable(model: nn.Module) -> None:
-    """Raises UsageError if ``model`` cannot be exported, or if there is nothing to do it with."""
+    """Raises UsageError if ``model`` cannot be exported, or if a package for it is missing."""
     for package in ('onnx', 'onnxruntime'):
         if find_spec(package) is None:
             raise UsageError(f'--onnx needs {package}: pip install onnx onnxruntime.')
     if not isinstance(model, _exportable_classes()):
         raise UsageError(
-            f'--onnx takes classifiers of mmpretrain and single-stage detectors of mmdet, and this '
+            f'--onnx takes classifiers of mmpretrain and single-stage detectors of mmdet, but this '
             f'is a {type(model).__name__}: leave --onnx out.'
         )
     for name, module in model.named_modules():
@@ -42,20 +42,20 @@ def check_exportable(model: nn.Module) -> None:
 def export_onnx(network: nn.Module, path: Union[str, Path]) -> float:
     """Writes a network to an ONNX file for batches and images of any size.
 
-    The input ``images`` is what the data preprocessor gives, (N, 3, H, W). A classifier's output
+    The input ``images`` is what the data preprocessor returns, (N, 3, H, W). A classifier's output
     is ``logits``, (N, classes); a single-stage detector's are those of its head, before boxes are
     decoded, named by level: ``cls_score_0``, ..., ``bbox_pred_0``, ...
 
     Args:
         network: A fused network, in eval mode, on the CPU.
-        path: The file. It is written only if onnxruntime, at each of ``SIZES`` and ``BATCHES``,
-            gives what torch does.
+        path: The file. It is written only if onnxruntime returns what torch does, at each of
+            ``SIZES`` and ``BATCHES``.
 
     Returns:
         The largest difference found, relative to the largest output.
 
     Raises:
-        RuntimeError: if onnxruntime gives something else.
+        RuntimeError: if onnxruntime returns something else.
     """
     raw = _RawOutputs(network).eval()
     images = torch.rand(2, 3, *SIZES[0])
@@ -82,8 +82,8 @@ def export_onnx(network: nn.Module, path: Union[str, Path]) -> float:
         error = _largest_error(raw, temporary)
         if not error <= TOLERANCE:
             raise RuntimeError(
-                f'{path} is not written: in onnxruntime its outputs differ by {error:.1e} of the '
-                'largest from those of torch.'
+                f'{path} is not written: in onnxruntime its outputs differ from those of '
+                f'torch by {error:.1e} of the largest.'
             )
     return error
 
@@ -128,7 +128,7 @@ def _largest_error(raw: nn.Module, path: Path) -> float:
 
 
 def _exportable_classes() -> Tuple[type, ...]:
-    """Of the packages that are in use: importing one takes seconds."""
+    """Classes of the packages that are already imported: importing one takes seconds."""
     return tuple(
         getattr(sys.modules[module], name)
         for module, name in (

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes .venv with the pinned, tested stack; with the argument onedl, .venv-onedl with that of the
-# maintained fork. Run again after an interruption: it goes on.
+# maintained fork (onedl). After an interruption, run it again: it goes on where it stopped.
 # PYTHON=... chooses the interpreter (3.11 or 3.12).
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -17,7 +17,7 @@ onedl)
     REQUIREMENTS=requirements/onedl
     ;;
 *)
-    echo "error: no environment is called $1: give none, or onedl." >&2
+    echo "error: no environment is called $1: give no argument, or onedl." >&2
     exit 1
     ;;
 esac
@@ -31,7 +31,7 @@ fail() {
     exit 1
 }
 
-# run WHAT COMMAND...: one line on the terminal, the rest in the log; a failure in one sentence.
+# run WHAT COMMAND...: prints one line, logs the rest, and reports a failure in one sentence.
 run() {
     local what=$1
     shift
@@ -66,7 +66,7 @@ build_mmcv() { # leaves the wheel's path in $wheel
         nvcc_major=$({ nvcc --version 2>/dev/null || true; } | sed -n 's/.*release \([0-9]*\)\..*/\1/p')
         torch_major=$($VENV/bin/python -c 'import torch; print(torch.version.cuda.split(".")[0])')
         [[ -n $nvcc_major && $nvcc_major == "$torch_major" ]] && cuda=cuda$torch_major
-        [[ $cuda == cpu ]] && echo "no CUDA $torch_major compiler (nvcc): mmcv's ops are built for the CPU alone."
+        [[ $cuda == cpu ]] && echo "no CUDA $torch_major compiler (nvcc): mmcv's ops are built only for the CPU."
     fi
     platform=$($VENV/bin/python -c 'import sys, sysconfig, torch; print(
         f"torch{torch.__version__}-cp{sys.version_info[0]}{sys.version_info[1]}-{sysconfig.get_platform()}")')
@@ -102,18 +102,18 @@ if ! $VENV/bin/python -m pip --version >/dev/null 2>&1; then
     "$python" -m venv $VENV || fail "$python cannot make a virtual environment: install its venv package."
 fi
 $VENV/bin/python -c 'import sys; sys.exit(sys.version_info[:2] not in [(3, 11), (3, 12)])' ||
-    fail "$VENV holds another Python than 3.11 or 3.12: remove it and run this again."
+    fail "$VENV has a Python other than 3.11 or 3.12: remove it and run this again."
 : >"$LOG"
 pip() { $VENV/bin/python -m pip --disable-pip-version-check "$@"; }
-# The fork comes as sources, which the build tools installed first build.
+# The fork is published as source, and built here with the build tools that are installed first.
 install() { pip install -c $REQUIREMENTS/constraints.txt --no-build-isolation "$@"; }
 run "installing torch and build tools" install -r requirements/build.txt
 build_mmcv
 run "installing mmcv" pip install --no-deps "$wheel"
 run "installing OpenMMLab packages and test tools" install -r $REQUIREMENTS/runtime.txt -r requirements/tests.txt
-# opencv-python wants libGL, which servers lack; nothing here opens a window.
-run "replacing opencv-python" pip uninstall -y opencv-python
-run "with opencv-python-headless" install --no-deps --force-reinstall opencv-python-headless
+# opencv-python needs libGL, which servers lack; nothing here opens a window.
+run "removing opencv-python" pip uninstall -y opencv-python
+run "installing opencv-python-headless" install --no-deps --force-reinstall opencv-python-headless
 run "installing mmvanilla" pip install --no-build-isolation --no-deps -e .
 echo "$WANTED" >$STAMP
 echo "The environment is ready in $VENV."

@@ -1,6 +1,6 @@
 """Evaluates a checkpoint of a model: detection, classification or segmentation, as the config says.
 
-A checkpoint is evaluated in the form it is in, --deploy fuses it first if it is in training form.
+A checkpoint is evaluated in its own form; --deploy first fuses one that is in training form.
 The authors' files are taken as they are.
 """
 

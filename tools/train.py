@@ -35,7 +35,7 @@ def parse_args() -> argparse.Namespace:
         '--resume',
         nargs='?',
         const='auto',
-        help='checkpoint to resume from; without one, the newest whole one in the work dir',
+        help='checkpoint to resume from; by default the newest complete one in the work dir',
     )
     return parser.parse_args()
 
@@ -83,7 +83,7 @@ def main() -> None:
             drop_pretrained(cfg)
         if cfg.get('resume') and not is_resumable(checkpoint):
             raise UsageError(
-                f'checkpoint {cfg.load_from} holds weights alone, no run can be resumed from it: '
+                f'checkpoint {cfg.load_from} holds only weights, so no run can resume from it: '
                 'take an epoch_*.pth that training wrote; or, if it is not fused, start from its '
                 'weights with --cfg-options load_from=..., without --resume.'
             )

@@ -1,6 +1,6 @@
-# The scaled ablations' data, handwritten digits in clutter, which
-# tools/dataset_converters/digits_to_folders.py --cluttered makes, and a schedule of minutes on one
-# core: 100 iterations an epoch, 3 epochs as 100 on ImageNet.
+# Data and schedule of the scaled ablations. The data, handwritten digits in clutter, are made by
+# tools/dataset_converters/digits_to_folders.py --cluttered. The schedule takes minutes on one core:
+# 100 iterations per epoch, 3 epochs instead of the 100 on ImageNet.
 _base_ = './default_runtime.py'
 
 num_classes = 10

@@ -21,5 +21,5 @@ batches = dict(batch_size=4, num_workers=4)
 auto_scale = dict(base_batch_size=32)
 warmup = dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=500)
 steps = dict(type='MultiStepLR', by_epoch=True, begin=0, end=12, gamma=0.1)
-# Pre-trained weights are past the paper's λ schedule: λ stays 1, and the end of the run is fused.
+# Pre-trained weights are past the paper's λ schedule: λ stays 1, and the run ends with fusing.
 fuse_at_end = [dict(type='mmvanilla.DeepTrainingHook', decay_epochs=0)]

@@ -1,4 +1,4 @@
 _base_ = 'mmpretrain::_base_/default_runtime.py'
 
-# As many as the authors keep: with the averaged copy and LAMB's moments each takes gigabytes.
+# As many as the authors keep. Each has the averaged copy and LAMB's moments: gigabytes.
 default_hooks = dict(checkpoint=dict(max_keep_ckpts=10))

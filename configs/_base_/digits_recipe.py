@@ -1,6 +1,6 @@
 # What the detection and segmentation configs on handwritten digits share: the data, which
 # tools/dataset_converters/digits_to_coco.py makes, and a schedule of minutes on a laptop's CPU.
-# Under names of its own, as vanillanet13_dense.py.
+# Its names occur in no other base, as in vanillanet13_dense.py.
 digits_root = 'data/digits/'
 digits_classes = (
     *('zero', 'one', 'two', 'three', 'four'),

@@ -1,5 +1,5 @@
-# What detection and segmentation with VanillaNet-13 share. The names are of this file alone, and
-# the configs refer to them: so it goes with the bases of any model.
+# What detection and segmentation with VanillaNet-13 share. Its names occur in no other base, and
+# the configs refer to them, so it can be combined with the bases of any model.
 
 # The authors' distilled ImageNet weights with series number 4, from
 # https://github.com/huawei-noah/VanillaNet/releases/download/ckpt/vanillanet_13_act_num_4_kd_pretrain.pth
@@ -15,7 +15,7 @@ vanillanet13 = dict(
     init_cfg=dict(type='Pretrained', checkpoint=distilled_weights),
 )
 adamw = dict(type='AdamW', betas=(0.9, 0.999), weight_decay=0.05)
-# As the authors' repository has it: a learning rate for each pair of blocks, lower in front.
+# As in the authors' repository: one learning rate for every two blocks, lower in earlier ones.
 layer_decay = dict(
     constructor='mmvanilla.LayerDecayOptimWrapperConstructor',
     paramwise_cfg=dict(decay_rate=0.6, blocks_per_layer=2),

@@ -1,5 +1,5 @@
 # Table 2: AlexNet with neither technique. The paper does not say how it was trained: this is
-# MMPretrain's schedule of 100 epochs, at the tenth of its learning rate that AlexNet wants.
+# MMPretrain's schedule of 100 epochs, at a tenth of its learning rate, as AlexNet needs.
 _base_ = [
     'mmpretrain::_base_/datasets/imagenet_bs32.py',
     'mmpretrain::_base_/schedules/imagenet_bs256.py',

@@ -1,4 +1,4 @@
-# Table 2: VanillaNet-6 with series activation, without deep training: each layer one convolution.
+# Table 2: VanillaNet-6 with series activation, not deep training: each layer is one convolution.
 _base_ = '../imagenet/vanillanet-6_8xb128_in1k.py'
 
 model = dict(backbone=dict(merged=True), head=dict(merged=True))

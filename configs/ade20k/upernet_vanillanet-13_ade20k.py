@@ -28,5 +28,5 @@ param_scheduler = [
     dict(type='PolyLR', eta_min=0.0, power=1.0, by_epoch=False, begin=1500, end=160000),
 ]
 auto_scale_lr = dict(enable=False, base_batch_size=16)  # 8 GPUs with 2 images each
-# Pre-trained weights are past the paper's λ schedule: λ stays 1, and the end of the run is fused.
+# Pre-trained weights are past the paper's λ schedule: λ stays 1, and the run ends with fusing.
 custom_hooks = [dict(type='mmvanilla.DeepTrainingHook', by_epoch=False, decay_iters=0)]

@@ -1,4 +1,4 @@
-# The baseline of Table 5: mmdet's Mask R-CNN with Swin-T and its optimizer, by the schedule of
+# The baseline of Table 5: mmdet's Mask R-CNN with Swin-T and its optimizer, with the schedule of
 # mask_rcnn_vanillanet13.py.
 _base_ = ['mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py', '../_base_/coco_recipe.py']
 

@@ -1,4 +1,4 @@
-# Mask R-CNN with VanillaNet-11 on COCO, by Appendix B of the paper, with its series number 3.
+# Mask R-CNN with VanillaNet-11 on COCO, as in Appendix B of the paper, with its series number 3.
 _base_ = '../mask_rcnn_vanillanet13.py'
 
 model = dict(

@@ -1,5 +1,5 @@
-# The baseline of Table 5: mmdet's RetinaNet with Swin-T, by the schedule of
-# retinanet_vanillanet13.py, with Swin's own learning rate and exceptions from weight decay.
+# The baseline of Table 5: mmdet's RetinaNet with Swin-T, with the schedule of
+# retinanet_vanillanet13.py, and Swin's own learning rate and exceptions from weight decay.
 _base_ = ['mmdet::swin/retinanet_swin-t-p4-w7_fpn_1x_coco.py', '../_base_/coco_recipe.py']
 
 train_pipeline = _base_.train_boxes

@@ -1,4 +1,4 @@
-# RetinaNet with VanillaNet-11 on COCO, by Appendix B of the paper, with its series number 3.
+# RetinaNet with VanillaNet-11 on COCO, as in Appendix B of the paper, with its series number 3.
 _base_ = '../retinanet_vanillanet13.py'
 
 model = dict(

@@ -1,5 +1,5 @@
 # AlexNet for the scaled ablations (Table 2), here with neither technique: its convolutions, of full
-# width; the linear layers, which want an image of 224x224, give way to global average pooling.
+# width; global average pooling replaces the linear layers, which need an image of 224x224.
 _base_ = '../_base_/cluttered_digits_recipe.py'
 
 model = dict(

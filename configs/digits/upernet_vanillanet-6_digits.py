@@ -1,4 +1,4 @@
-# UPerNet with a narrow VanillaNet on handwritten digits, told from the background: from scratch, in
+# UPerNet with a narrow VanillaNet on handwritten digits against background: from scratch, in
 # minutes on a laptop's CPU, with the paper's λ schedule inside the run.
 _base_ = ['../ade20k/upernet_vanillanet-13_ade20k.py', '../_base_/digits_recipe.py']
 

@@ -1,6 +1,6 @@
-# VanillaNet-6 at a 32nd of the width, for the scaled ablations (Tables 1 to 3): by LAMB as on
-# ImageNet, and for three times as long as the other networks, as there. By cross entropy: binary
-# cross entropy spends most of so short a training on the biases of ten unlikely classes.
+# VanillaNet-6 at a 32nd of the width, for the scaled ablations (Tables 1 to 3): with LAMB and
+# for three times as long as the other networks, both as on ImageNet. With cross entropy: binary
+# cross entropy spends most of so short a run on the biases of ten unlikely classes.
 _base_ = '../_base_/cluttered_digits_recipe.py'
 
 model = dict(

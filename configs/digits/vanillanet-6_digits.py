@@ -1,5 +1,5 @@
 # A narrow VanillaNet-6 on handwritten digits, which tools/dataset_converters/digits_to_folders.py
-# makes: in minutes on a laptop's CPU, with the parts of the ImageNet recipe: λ, LAMB, averaging,
+# makes; in minutes on a laptop's CPU, with the parts of the ImageNet recipe: λ, LAMB, averaging,
 # mixed and smoothed labels, RandAugment (without the colours) and random erasing.
 _base_ = '../imagenet/vanillanet-5_8xb128_in1k.py'
 
@@ -61,7 +61,7 @@ param_scheduler = [
 ]
 custom_hooks = [
     dict(type='mmvanilla.DeepTrainingHook', decay_epochs=max_epochs // 3),
-    # Accuracy of the averaged weights, and of those that are trained beside it.
+    # Evaluates the averaged weights, and the trained ones beside them.
     dict(type='EMAHook', momentum=0.03, update_buffers=True, evaluate_on_origin=True),
 ]
 default_hooks = dict(logger=dict(interval=10), checkpoint=dict(max_keep_ckpts=2))

@@ -1,8 +1,8 @@
-# VanillaNet-11 on ImageNet-1k, by Table 7 of the paper: from the weights of VanillaNet-10.
+# VanillaNet-11 on ImageNet-1k, as in Table 7 of the paper: from the weights of VanillaNet-10.
 _base_ = './vanillanet-8_8xb128_in1k.py'
 
 # The run of VanillaNet-10, or the authors' file. The one layer that it lacks, and the classifier,
-# start afresh; None trains from scratch (as --cfg-options model.backbone.init_cfg=None does).
+# start at random; None trains from scratch (as --cfg-options model.backbone.init_cfg=None does).
 pretrained = 'work_dirs/vanillanet-10_8xb128_in1k/epoch_300.pth'
 
 model = dict(

@@ -1,4 +1,4 @@
-# VanillaNet-13-1.5x† on ImageNet-1k, whose maps adaptive pooling fixes at 75, 38, 19 and 10.
+# VanillaNet-13-1.5x† on ImageNet-1k: its maps are 75x75, then adaptive pooling makes 38, 19, 10.
 # Table 7 does not list it: it takes the recipe of VanillaNet-13, from scratch.
 _base_ = './vanillanet-13-x1.5_8xb128_in1k.py'
 

@@ -1,4 +1,4 @@
-# VanillaNet-13 on ImageNet-1k, by Table 7 of the paper: from the weights of VanillaNet-12.
+# VanillaNet-13 on ImageNet-1k, as in Table 7 of the paper: from the weights of VanillaNet-12.
 _base_ = './vanillanet-12_8xb128_in1k.py'
 
 pretrained = 'work_dirs/vanillanet-12_8xb128_in1k/epoch_300.pth'

@@ -1,4 +1,4 @@
-# VanillaNet-5 on ImageNet-1k, by Table 7 of the paper, for 8 GPUs with 128 images each.
+# VanillaNet-5 on ImageNet-1k, as in Table 7 of the paper, for 8 GPUs with 128 images each.
 _base_ = [
     '../_base_/models/vanillanet.py',
     '../_base_/datasets/imagenet_bs128_vanillanet_224.py',

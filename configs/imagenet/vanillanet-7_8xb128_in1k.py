@@ -1,4 +1,4 @@
-# VanillaNet-7 on ImageNet-1k, by Table 7 of the paper.
+# VanillaNet-7 on ImageNet-1k, as in Table 7 of the paper.
 _base_ = './vanillanet-6_8xb128_in1k.py'
 
 model = dict(

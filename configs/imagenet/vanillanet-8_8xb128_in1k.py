@@ -1,4 +1,4 @@
-# VanillaNet-8 on ImageNet-1k, by Table 7 of the paper.
+# VanillaNet-8 on ImageNet-1k, as in Table 7 of the paper.
 _base_ = [
     '../_base_/models/vanillanet.py',
     '../_base_/datasets/imagenet_bs128_vanillanet_224.py',

@@ -38,7 +38,7 @@ def load_checkpoint(path: Union[str, Path]) -> Dict[str, Any]:
             raise UsageError(
                 f'checkpoint {path} is truncated or not a checkpoint: download it again{cached}.'
             ) from error
-        what = re.sub(r'[^ -~]', '?', str(error))[:100]  # the text is the file's
+        what = re.sub(r'[^ -~]', '?', str(error))[:100]  # the text is from the file
         raise UsageError(
             f'checkpoint {path} is refused: it holds {what}, which could run code or read '
             'memory; use a checkpoint of tensors and plain values.'
@@ -73,7 +73,7 @@ def get_state_dict(checkpoint: Mapping[str, Any]) -> Dict[str, Tensor]:
         (re.sub(r'^(module\.)+', '', key.replace('_orig_mod.', '')), value)
         for key, value in checkpoint.items()
     )
-    if hasattr(checkpoint, '_metadata'):  # from it modules know older versions of their weights
+    if hasattr(checkpoint, '_metadata'):  # tells modules which version their weights are
         weights._metadata = checkpoint._metadata
     return weights
 
@@ -86,8 +86,8 @@ def is_resumable(checkpoint: Mapping[str, Any]) -> bool:
 def latest_whole_checkpoint(work_dir: Union[str, Path]) -> Optional[Path]:
     """The newest complete checkpoint in ``work_dir`` that a run can be resumed from, or None.
 
-    mmengine's ``last_checkpoint`` file alone does not do: a run that was killed while writing may
-    have left it, or the file that it names, truncated.
+    mmengine's ``last_checkpoint`` file is not enough: a run that was killed while writing may have
+    left it, or the file that it names, truncated.
     """
     work_dir = Path(work_dir)
     candidates = set(work_dir.glob('*.pth'))

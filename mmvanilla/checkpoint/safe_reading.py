@@ -24,7 +24,7 @@ from .stand_ins import BUILT, STAND_INS, StandInHistoryBuffer, StandInNamespace,
 
 
 class _Storage:
-    """The numbers of a record, of which tensors are views."""
+    """The numbers of a record; tensors are views of them."""
 
     def __init__(self, numbers: Tensor) -> None:
         self.numbers = numbers
@@ -64,7 +64,7 @@ def _is_key(value: Any) -> bool:
 
 
 def _call_with(function: Any, *kinds: type) -> Any:
-    """Restricts a function to arguments of some kinds, and lists among them to scalars."""
+    """Restricts a function to arguments of some kinds; lists may hold only scalars."""
 
     def call(*args: Any) -> Any:
         known = all(
@@ -114,7 +114,7 @@ _ALLOWED = {
     'builtins.bytes': _call_with(bytes),
     '_codecs.encode': _encode,
 }
-# The instructions of protocol 2, which torch writes, and bytes of protocol 3.
+# The instructions of protocol 2, which torch writes, and those for bytes of protocol 3.
 _INSTRUCTIONS = (
     *('STOP', 'MARK', 'NONE', 'NEWTRUE', 'NEWFALSE', 'BININT', 'BININT1', 'BININT2'),
     *('LONG1', 'BINFLOAT', 'BINUNICODE', 'SHORT_BINSTRING', 'BINBYTES', 'SHORT_BINBYTES'),
@@ -123,7 +123,7 @@ _INSTRUCTIONS = (
 )
 
 
-class _Unpickler(pickle._Unpickler):  # the one in Python, whose instructions can be replaced
+class _Unpickler(pickle._Unpickler):  # pure Python: its instructions can be replaced
     """Builds only plain values, tensors and stand-ins."""
 
     def __init__(self, file: BinaryIO, load_storage: Any) -> None:
@@ -185,7 +185,7 @@ class _Unpickler(pickle._Unpickler):  # the one in Python, whose instructions ca
         self._update(self.pop_mark())
 
     def _extend(self, items: list) -> None:
-        require(type(self.stack[-1]) is list, 'items for something else than a list')
+        require(type(self.stack[-1]) is list, 'items for something other than a list')
         self.stack[-1].extend(items)
 
     def _update(self, items: list) -> None:
@@ -207,11 +207,11 @@ class _Unpickler(pickle._Unpickler):  # the one in Python, whose instructions ca
 
 
 def read_safely(path: Union[str, Path]) -> Any:
-    """The contents of a file of ``torch.save``, on the CPU; checksums are compared.
+    """The contents of a file that ``torch.save`` wrote, on the CPU; checksums are compared.
 
     Raises:
         RefusedError: if it holds something that is not allowed; the message names it.
-        Exception: of another kind, if it is truncated or another kind of file.
+        Exception: any other, if it is truncated or not such a file.
     """
     path = Path(path)
     if path.exists() and not path.is_file():  # a pipe never ends
@@ -244,7 +244,7 @@ def _read_zip(file: BinaryIO, size: int) -> Any:
                 record = bytearray(archive.read(f'{folder}data/{key}'))  # compares its checksum
                 kept[key] = _numbers(record)
             numbers = kept[key].view(dtype)
-            require(len(numbers) == length, 'a tensor of other bytes than its record')
+            require(len(numbers) == length, 'a tensor of a different size than its record')
             return numbers
 
         return _Unpickler(io.BytesIO(archive.read(data)), load_storage).load()

@@ -2,7 +2,7 @@
 
 Each accepts what mmengine (or the authors, for Namespace) writes, and refuses everything else.
 Importing this module adds them to torch's safe globals: without them, mmengine 0.10 cannot read its
-own checkpoints on torch >= 2.6. They make nothing less safe.
+own checkpoints on torch >= 2.6. This makes nothing less safe.
 """
 
 import pickle
@@ -86,20 +86,20 @@ def _scalar(dtype: Any, raw: Any) -> np.generic:
 
 
 _STATISTICS = ('min', 'max', 'current', 'mean')
-_ONE_CYCLE = 'OneCycleParamScheduler'  # for the class, of which only two functions are allowed
+_ONE_CYCLE = 'OneCycleParamScheduler'  # for the class; only two of its functions are allowed
 _ANNEALING = ('_annealing_cos', '_annealing_linear')
 
 
 def _attribute(owner: Any, name: Any) -> Any:
-    """Stands in for ``getattr``, with which mmengine writes functions of two of its classes.
+    """Stands in for ``getattr``, by which mmengine pickles functions of two of its classes.
 
     Statistics of HistoryBuffer are returned as their names.
     """
-    require(type(name) is str, 'getattr of something else than a function of mmengine')
+    require(type(name) is str, 'getattr of something other than a function of mmengine')
     if owner is _ONE_CYCLE and name in _ANNEALING:
         return getattr(OneCycleParamScheduler, name)
     known = owner is StandInHistoryBuffer and name in _STATISTICS
-    require(known, 'getattr of something else than a function of mmengine')
+    require(known, 'getattr of something other than a function of mmengine')
     return name
 
 

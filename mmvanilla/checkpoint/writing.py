@@ -60,9 +60,9 @@ def _remove_leftovers(folder: Path) -> None:
 
 
 def _lock(file: BinaryIO, wait: bool) -> bool:
-    """Locks a file against other processes and other openings of it; returns whether it could."""
+    """Locks a file against other processes and other openings of it; returns whether it did."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except (OSError, AttributeError):  # somebody has it, or there are no locks (Windows)
+    except (OSError, AttributeError):  # another process has it, or there are no locks (Windows)
         return False
     return True

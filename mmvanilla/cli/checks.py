@@ -77,12 +77,12 @@ def check_classes(cfg: Config) -> None:
 
 
 def check_data(cfg: Config, *parts: str) -> None:
-    """Raises UsageError if files of dataloaders and evaluators (by their names) are missing."""
+    """Raises UsageError if files of the named dataloaders or evaluators are missing."""
     for name in parts:
         for part in nested_dicts(cfg.get(name)):
             root = part.get('data_root') or ''
             kind = str(part.get('type')).split('.')[-1]
-            source = None if part.get('metainfo') else DATA_SOURCES.get(kind)  # it is the user's
+            source = None if part.get('metainfo') else DATA_SOURCES.get(kind)  # else the user's
             prefix = part.get('data_prefix') or ''
             paths = [
                 part.get('ann_file'),
@@ -102,6 +102,6 @@ def check_data(cfg: Config, *parts: str) -> None:
 
 
 def check_amp() -> None:
-    """Raises UsageError if there is no GPU, without which AmpOptimWrapper does not run."""
+    """Raises UsageError if there is no GPU, which AmpOptimWrapper needs."""
     if not torch.cuda.is_available():
         raise UsageError('--amp needs a GPU: leave it out on a CPU.')

@@ -99,7 +99,7 @@ def _foreign_names(model: Any, scope: Any, pipeline: Any) -> Iterator[Any]:
         if not (
             (where if dot else scope) in SCOPES
             and short in _registered_layers(where or scope)
-            and (dot or find_spec(short) is None)  # a registry without it would import a module
+            and (dot or find_spec(short) is None)  # else a registry imports the module of that name
         ):
             yield name
     for part in parts:
@@ -158,7 +158,7 @@ def _registered_layers(scope: str) -> FrozenSet[str]:
 
 
 class _DictCallsToDicts(ast.NodeTransformer):
-    """Replaces dict({'a.b': 1}, c=2), which mmengine writes, by {'a.b': 1, 'c': 2}."""
+    """Replaces dict({'a.b': 1}, c=2), which mmengine writes, with {'a.b': 1, 'c': 2}."""
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
         self.generic_visit(node)

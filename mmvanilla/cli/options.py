@@ -14,7 +14,7 @@ from mmengine.logging import MMLogger
 
 from ..errors import UsageError
 
-# The extras of setup.py, by the names that mmengine and onedl-mmengine use for packages of bases.
+# The extra of setup.py for each package of base configs, as mmengine and onedl-mmengine call it.
 EXTRAS = {'mmsegmentation': 'segmentation', 'mmseg': 'onedl-segmentation'}
 
 
@@ -49,7 +49,7 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     """Adds ``--device``; the default is a GPU if there is one."""
     devices = ['cpu', 'cuda'] if torch.cuda.is_available() else ['cpu']
     parser.add_argument(
-        '--device', choices=devices, default=devices[-1], help='where to run; a GPU if there is one'
+        '--device', choices=devices, default=devices[-1], help='by default a GPU if there is one'
     )
 
 
@@ -79,7 +79,7 @@ def read_config(path: Union[str, Path], options: Optional[dict] = None) -> Confi
     if not Path(path).is_file():
         raise UsageError(f'config {path} does not exist: check the path.')
     try:
-        with warnings.catch_warnings():  # mmengine repeats this one for each base of a package
+        with warnings.catch_warnings():  # mmengine repeats this warning for each base of a package
             warnings.filterwarnings('ignore', 'pkg_resources is deprecated', UserWarning)
             cfg = Config.fromfile(path)
     except ModuleNotFoundError as error:

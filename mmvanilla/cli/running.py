@@ -34,11 +34,11 @@ def use_safe_loading() -> None:
     # onedl-mmengine falls back to unrestricted pickle; mmengine uses it for downloads.
     for prefix in ('', 'http://', 'https://'):
         runner_checkpoint.CheckpointLoader.register_scheme(prefix, load, force=True)
-    runner_checkpoint.load_from_http = load  # for its torchvision:// and open-mmlab://
+    runner_checkpoint.load_from_http = load  # for torchvision:// and open-mmlab://
 
 
 def build_runner(cfg: Config) -> Runner:
-    """Builds the runner of a config, which reads checkpoints without running code from them."""
+    """Builds a config's runner; it reads checkpoints without running code from them."""
     use_safe_loading()
     if cfg.get('launcher') == 'pytorch':
         if 'RANK' not in os.environ:
@@ -52,7 +52,7 @@ def build_runner(cfg: Config) -> Runner:
 
 
 def _join_on_cpu(cfg: Config) -> None:
-    """Connects the processes of this run and wraps the model without GPUs, as mmengine cannot."""
+    """Connects the run's processes and wraps the model without GPUs, which mmengine cannot do."""
     if any(part.get('type') == 'SyncBN' for part in nested_dicts(cfg.model)):
         raise UsageError(
             'SyncBN works only on GPUs: for several processes on CPUs use BN, in the backbone '
@@ -69,7 +69,7 @@ def _join_on_cpu(cfg: Config) -> None:
 
 
 def drop_pretrained(cfg: Config) -> None:
-    """Removes pre-trained files from the model: weights of a checkpoint will be loaded later."""
+    """Removes pre-trained files from the model's config: a checkpoint will be loaded later."""
     for part in nested_dicts(cfg.model):
         if any(pretrained_cfgs(part.get('init_cfg'))):
             part['init_cfg'] = None

@@ -17,8 +17,8 @@ def time_by_turns(
 
     Args:
         functions: What to time.
-        rounds: How often each is timed.
-        warmup: How often each is called before.
+        rounds: How many times each is timed.
+        warmup: How many times each is called before that.
         device: 'cuda' to wait for what the functions queue on the GPU.
     """
     wait = torch.cuda.synchronize if device == 'cuda' else lambda: None

@@ -1,1 +1,1 @@
-"""Fused networks: files of them, and fast inference."""
+"""Fused networks: their checkpoints, and fast inference."""

@@ -28,15 +28,15 @@ def optimize_for_inference(
 ) -> nn.Module:
     """A fused copy of a network, set up to run fast on a device; it logs what it chose.
 
-    ``torch.compile`` compiles backbone, neck and dense head at the first image, and at the first of
-    another size; each takes from seconds to a minute. What follows them runs as before.
+    ``torch.compile`` compiles backbone, neck and dense head at the first image, and again at the
+    first image of another size; each time takes from seconds to a minute. The rest is unchanged.
 
     Args:
         model: A backbone, classifier, detector or segmentor at λ = 1, in any form.
         device: Where it is to run, 'cpu' or 'cuda'.
         dtype: The precision inside backbone, neck and head, such as ``torch.bfloat16``; their
             inputs and outputs are float32.
-        compile: Whether to compile; by default, if a compiler works here.
+        compile: Whether to compile; by default only if a compiler works here.
 
     Returns:
         The network in eval mode, called as before. It cannot be trained, and its weights must not
@@ -79,8 +79,8 @@ def _run_in(module: nn.Module, dtype: torch.dtype) -> None:
 def _compile(module: nn.Module, device: str) -> None:
     """Does what ``module.compile()`` does, with constant weights.
 
-    Dynamo takes from the process, not from the options, whether weights are constants, and only
-    without gradients.
+    Whether weights are constants is a setting of the process, not one of the options; it takes
+    effect only without gradients.
     """
     compiled = torch.compile(_caller(module), options=COMPILE_OPTIONS[device])
     from torch._inductor import config  # slow to import
@@ -121,7 +121,7 @@ def compiler_works(device: str) -> bool:
     _compile(conv, device)
     try:
         conv(torch.zeros(1, 1, 2, 2, device=device))
-    except Exception as error:  # compilers, and their absence, raise many kinds
+    except Exception as error:  # compilers, and missing ones, raise many kinds of errors
         print_log(
             'torch.compile does not work here, so networks run without it: '
             f'{str(error).strip().splitlines()[0]}',

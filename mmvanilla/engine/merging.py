@@ -42,7 +42,7 @@ def check_run(runner: Runner) -> None:
 
 
 def merge_in_run(runner: Runner, prefixes: Optional[Collection[str]] = None) -> None:
-    """Merges the model of a run at λ = 1, with its averaged copies, its optimizers and DDP.
+    """Merges a run's model and averaged copies at λ = 1; its optimizers and DDP follow.
 
     The model and each copy, which is merged with its own statistics, compute the same in eval mode
     before and after. In the optimizer the merged parameters replace those of the first
@@ -94,7 +94,7 @@ def _optimizers(runner: Runner) -> List[Optimizer]:
 
 
 def _replace_in_optimizers(convs: Iterable[Foldable], optimizers: Iterable[Optimizer]) -> None:
-    """Replaces parameters that optimizers hold by those of the merged convolutions."""
+    """Replaces parameters that optimizers hold with those of the merged convolutions."""
     # By id: == compares tensors element by element.
     successors = {id(old): new for conv in convs for old, new in conv.replaced()}
     for optimizer in optimizers:
@@ -102,8 +102,8 @@ def _replace_in_optimizers(convs: Iterable[Foldable], optimizers: Iterable[Optim
             for param in group['params']:
                 if id(param) in successors:
                     optimizer.state.pop(param, None)
-            # A group that ends up empty stays: schedulers know groups by their number.
+            # A group that ends up empty stays: schedulers know groups by their index.
             params = [successors.get(id(param), param) for param in group['params']]
             group['params'] = [param for param in params if param is not None]
             if not any(param in optimizer.state for param in group['params']):
-                group.pop('step', None)  # mmpretrain's Lamb counts steps by group
+                group.pop('step', None)  # mmpretrain's Lamb counts steps per group

@@ -68,8 +68,8 @@ class ImageNetReaL(BaseMetric):
             if number is None or not 0 < int(number[1]) <= len(self.labels):
                 raise UsageError(
                     f'{name} is not a validation image of ImageNet (ILSVRC2012_val_00000001.JPEG '
-                    f'to {len(self.labels)}): keep their names, or remove ImageNetReaL from the '
-                    'evaluator.'
+                    f'to {len(self.labels)}): keep the original names, or remove ImageNetReaL from '
+                    'the evaluator.'
                 )
             labels = self.labels[int(number[1]) - 1]
             right = int(sample['pred_score'].argmax()) in labels

@@ -70,11 +70,11 @@ class VanillaNetClsHead(ClsHead):
         rename_on_loading(self)
 
     def pre_logits(self, feats: Tuple[Tensor, ...]) -> Tensor:
-        """Pooled features of the last stage: the last of (N, C, H, W) to (N, C)."""
+        """Averages the last stage's features, (N, C, H, W) to (N, C)."""
         return feats[-1].mean((2, 3))
 
     def forward(self, feats: Tuple[Tensor, ...]) -> Tensor:
-        """Logits (N, num_classes) from the backbone's features, the last (N, C, H, W)."""
+        """Logits (N, num_classes) from the backbone's features, of which it uses the last."""
         x = self.dropout(self.pre_logits(feats))
         return self.conv(x[..., None, None]).flatten(1)  # (N, C, 1, 1) to (N, num_classes)
 

@@ -13,7 +13,7 @@ from .folding.arithmetic import conv_like, fold_norm, merge_convs, put_conv, tak
 from .folding.foldable import FORMS, Foldable
 from .norm import build_batch_norm, describe_batch_norm
 
-# The first convolution, its norm and the second, of the deep form.
+# The layers of the deep form: the first convolution, its norm and the second convolution.
 DEEP_LAYERS = ('conv1', 'norm1', 'conv2')
 
 
@@ -137,7 +137,7 @@ class DeepConv(Foldable):
             self.act.lambda_ = float(value)
         elif value != 1:
             raise UsageError(
-                f'λ = {value} cannot be set on a merged deep convolution, whose pair is one '
+                f'λ = {value} cannot be set on a deep convolution that is merged into one '
                 'convolution: build the network in deep form (without merged=True).'
             )
 
@@ -174,15 +174,15 @@ class DeepConv(Foldable):
         }
 
     def explain_mismatch(self, weights: Mapping[str, Tensor]) -> Optional[str]:
-        """They have no pair, or a λ that this form cannot have."""
+        """Explains weights without a pair, or with a λ that this form cannot have."""
         if 'weight' in weights:  # of the convolution that this layer replaced
             return (
-                'it has one convolution there, the network a pair; train without these weights '
-                '(init_cfg=None in a config), or use those of a network with deep training.'
+                'it has one convolution there, but the network has a pair; train without these '
+                'weights (init_cfg=None in a config), or use those of a network with deep training.'
             )
         try:
             lambda_ = check_lambda(float(weights.get('act._extra_state', 1)))
-        except (TypeError, ValueError, RuntimeError):  # UsageError too
+        except (TypeError, ValueError, RuntimeError):  # includes UsageError
             return 'its λ is not a number from 0 to 1.'
         if lambda_ == 1 or self.is_deep:
             return None

@@ -11,7 +11,7 @@ NORM_LAYERS = {'BN': nn.BatchNorm2d, 'BN2d': nn.BatchNorm2d, 'SyncBN': nn.SyncBa
 
 
 def build_batch_norm(norm_cfg: dict, num_features: int) -> _BatchNorm:
-    """Builds a batch norm from a config as mmcv has it; eps is 1e-6 unless ``norm_cfg`` sets it.
+    """Builds a batch norm from a config like mmcv's; eps is 1e-6 unless ``norm_cfg`` sets it.
 
     Args:
         norm_cfg: ``type`` ('BN' or 'SyncBN'), ``requires_grad``, and the layer's arguments.

@@ -20,8 +20,7 @@ from .folding.network import copy_network, switch_to_deploy
 from .loading.names import rename_on_loading
 from .series_activation import SeriesActivation
 
-# The modules whose forward functions compute an ordinary convolution: torch's, and mmcv's for empty
-# batches.
+# The Python modules of ordinary convolutions: torch's, and mmcv's wrapper for empty batches.
 ORDINARY = (nn.Conv2d.__module__, 'mmcv.cnn.bricks.wrappers')
 # A module, its name for one of its children, and the child's name in the whole network.
 Place = Tuple[nn.Module, str, str]
@@ -35,10 +34,10 @@ def add_deep_training(
 ) -> nn.Module:
     """Replaces every convolution of a network by a deep convolution (section 3.1).
 
-    The first of the two convolutions has the geometry of the one that it replaces and as many
-    output channels; the second is 1x1 with as many groups. Such a pair merges exactly, whatever the
+    The first of the two convolutions has the geometry and the output channels of the one that it
+    replaces; the second is 1x1 with the same groups. Such a pair merges exactly, whatever the
     kernel size, stride, padding or dilation. The norms of the network stay where they are. The new
-    weights are random: the network is to be trained afterwards. On maps of 1x1, as in
+    weights are random: train the network afterwards. On maps of 1x1, as in
     squeeze-and-excitation, the norms inside the pairs see one value per image: ``skip`` those
     layers, or train with large batches.
 
@@ -99,8 +98,8 @@ def add_series_activation(
         inplace: Whether to change ``model`` itself instead of a copy.
 
     Returns:
-        The network. Other activations stay, as do ReLUs that are not called in eval mode, or on
-        vectors or maps of 1x1.
+        The network. Other activations stay, as do ReLUs that are not called in eval mode, or that
+        are called on vectors or on maps of 1x1.
 
     Raises:
         UsageError: if the network cannot be run like this, or calls no ReLU module on feature maps;
@@ -144,7 +143,7 @@ def with_techniques(
     Args:
         network: Config of the network, from any OpenMMLab package.
         deep_training: Whether to apply ``add_deep_training``.
-        act_num: Series number of ``add_series_activation``; None leaves the ReLUs.
+        act_num: Series number of ``add_series_activation``; None keeps the ReLUs.
         norm_cfg: Config of the norms that the techniques add.
         skip: Names of layers to leave as they are.
         input_shape: Channels, height and width of an image that the network takes.
@@ -256,7 +255,7 @@ def _check_relu(parent: nn.Module, channels: Dict[int, Set[Optional[int]]], name
 
 
 def _check_norms(model: nn.Module, skip: Set[str]) -> None:
-    """Refuses a network that keeps its norms in eval mode, those of the techniques included."""
+    """Refuses a network that keeps its norms in eval mode, including those of the techniques."""
     for name, module in model.named_modules():
         skipped = any(f'{name}.'.startswith(f'{other}.') for other in skip)
         if getattr(module, 'norm_eval', False) and not skipped:

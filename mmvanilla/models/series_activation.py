@@ -29,7 +29,7 @@ class SeriesActivation(Foldable):
         UsageError: if the series number is negative.
     """
 
-    forms = ('merged', 'deploy')  # in deep networks too it has a single form for training
+    forms = ('merged', 'deploy')  # even in deep networks it has a single form for training
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class SeriesActivation(Foldable):
         return {'conv.weight'} | norm
 
     def explain_mismatch(self, weights: Mapping[str, Tensor]) -> Optional[str]:
-        """They have another series number."""
+        """Explains weights with another series number."""
         weight = weights.get('conv.weight', self.conv.weight)
         its, own = weight.shape[-1], self.conv.weight.shape[-1]
         if its == own:

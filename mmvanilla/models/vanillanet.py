@@ -48,7 +48,7 @@ class VanillaNet(BaseModule):
     """VanillaNet backbone: a stem and a sequence of blocks, without shortcuts or attention.
 
     A stage is a sequence of layers at one resolution. The released architectures have four stages,
-    of strides 4, 8, 16 and 32.
+    of strides 4, 8, 16 and 32 (3, 6, 12 and 24 in '13-x1.5-ada').
 
     Args:
         arch: '5' to '13', '13-x1.5', '13-x1.5-ada', or a dict of ``channels`` (after the stem and
@@ -66,7 +66,7 @@ class VanillaNet(BaseModule):
         with_cp: Whether to keep only the inputs of the blocks for the backward pass and to
             recompute the rest.
         deploy: Whether to build the deploy form, for weights that are already fused.
-        init_cfg: Weight initialization; a truncated normal with deviation 0.02 by default.
+        init_cfg: Weight initialization; a truncated normal with std 0.02 by default.
             ``dict(type='Pretrained', checkpoint=...)`` loads checkpoints of this package, of
             mmpretrain and mmdet models that contain this backbone, and the authors' own files.
             Every key must match. A checkpoint of None is ignored. With ``source_arch``, the
@@ -90,7 +90,7 @@ class VanillaNet(BaseModule):
     """
 
     arch_settings = ARCHITECTURES
-    # The deviation is that of the authors' code; the paper prints 0.2 (Table 7).
+    # std is that of the authors' code; the paper prints 0.2 (Table 7).
     default_init_cfg = dict(type='TruncNormal', layer='Conv2d', std=0.02, bias=0.0)
 
     def __init__(
@@ -231,7 +231,7 @@ class VanillaNet(BaseModule):
                 load_pretrained(self, cfg['checkpoint'], cfg.get('prefix'), layers)
 
     def _checkpoint_filter(self, state_dict: dict, prefix: str, *args: Any) -> None:
-        """Called by mmpretrain's ImageClassifier before it loads a state dict, in place.
+        """Called by mmpretrain's ImageClassifier before it loads a state dict; edits that in place.
 
         Every key of a backbone must match, which mmengine would not check; weights without a
         backbone are left alone.

@@ -290,7 +290,7 @@ def test_source_that_is_deeper_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ('saved', 'said', 'message'),
     [
-        ('11', '10', 'by its source_arch .*unexpected: checkpoint.blocks.8'),
+        ('11', '10', 'with its source_arch .*unexpected: checkpoint.blocks.8'),
         ('9', '10', 'missing: blocks.8'),
         ('10', '9', 'unexpected: checkpoint.blocks.7.*of another shape: blocks.7'),
     ],

@@ -42,7 +42,7 @@ def test_series_activation(run_tool, capsys):
 @pytest.mark.parametrize(
     ('args', 'message'),
     [
-        (['resnet'], 'resnet is none of mmpretrain.list_models()'),
+        (['resnet'], 'resnet is not in mmpretrain.list_models()'),
         (['resnet50_8xb32_in1k', '--forms', 'merged'], 'has no form merged'),
         (['vanillanet-5_in1k', '--task', 'training', '--forms', 'deploy'], 'cannot be trained'),
     ],

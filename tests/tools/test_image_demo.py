@@ -55,7 +55,7 @@ def test_fused_weights_with_the_training_config(trained, photo, digits, run_tool
     [
         (['deploy.pth', 'no.jpg'], 'no.jpg is not an image file'),
         (['deploy.pth', 'deploy.pth'], 'deploy.pth is not an image file'),
-        (['deploy.pth', 'photo.jpg', 'photo.jpg'], 'two images are called photo'),
+        (['deploy.pth', 'photo.jpg', 'photo.jpg'], 'two images are called photo, so'),
         (['deploy.pth', 'photo.jpg', '--device', 'cuda:0'], '--device cuda:0 needs a GPU'),
         (['bare.pth', 'photo.jpg'], 'bare.pth holds no config: give one with --config'),
         (['code.pth', 'photo.jpg'], 'code.pth is not a model in plain values'),
@@ -66,7 +66,7 @@ def test_fused_weights_with_the_training_config(trained, photo, digits, run_tool
                 '--config',
                 f'{ROOT}/configs/digits/vanillanet-6_digits.py',
             ],
-            'is not of a detector',
+            'is not for a detector',
         ),
         (
             [

@@ -198,7 +198,7 @@ def test_channels_of_another_backbone(channels, digits, monkeypatch, tmp_path):
 def test_resume_from_weights_alone(trained, digits, monkeypatch, tmp_path):
     args = [CONFIG, f'--work-dir={tmp_path}', f'--resume={trained / "epoch_3_deploy.pth"}']
     message = fail('train', *args, *narrow_options(digits), monkeypatch=monkeypatch)
-    assert 'epoch_3_deploy.pth holds weights alone' in message
+    assert 'epoch_3_deploy.pth holds only weights' in message
 
 
 def test_checkpoint_of_another_size(trained, digits, monkeypatch, tmp_path):

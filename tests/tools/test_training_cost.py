@@ -39,7 +39,7 @@ def test_unknown_data(monkeypatch):
         monkeypatch=monkeypatch,
     )
     assert (
-        'configs/digits/vanillanet-6_digits.py is of neither ImageNet nor COCO: give --images'
+        'configs/digits/vanillanet-6_digits.py is for neither ImageNet nor COCO: give the number'
         in message
     )
 
@@ -47,4 +47,4 @@ def test_unknown_data(monkeypatch):
 def test_wrong_numbers(run_tool, capsys):
     with pytest.raises(SystemExit):
         run_tool(TOOL, 'configs/digits/vanillanet-6_digits.py', '--gpus', '0')
-    assert '--gpus takes more than 0' in capsys.readouterr().err
+    assert '--gpus must be more than 0' in capsys.readouterr().err

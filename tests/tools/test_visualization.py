@@ -52,7 +52,7 @@ def test_architecture_with_shortcuts(run_tool, tmp_path):
 def test_architecture_of_something_else(monkeypatch, tmp_path):
     options = ['--out', tmp_path / 'a.png']
     message = fail('paper/figure1', RESNET, *options, monkeypatch=monkeypatch)
-    assert 'not of a classifier with a VanillaNet' in message
+    assert 'not for a classifier with a VanillaNet' in message
 
 
 @pytest.fixture(scope='module')
@@ -146,9 +146,9 @@ def test_random_weights_without_data(run_tool, tmp_path, digits):
     ('args', 'message'),
     [
         (['--network', VANILLANET, '--layer', 'backbone.neck'], 'has no layer backbone.neck'),
-        (['--network', VANILLANET, '--layer', 'backbone.blocks'], 'gives no feature map'),
+        (['--network', VANILLANET, '--layer', 'backbone.blocks'], 'returns no feature map'),
         (['--network', VANILLANET, '--layer', 'head.fc'], 'no layer head.fc'),
-        (['--network', 'configs/digits/retinanet_vanillanet-6_digits.py'], 'not of a classifier'),
+        (['--network', 'configs/digits/retinanet_vanillanet-6_digits.py'], 'not for a classifier'),
         (['--network', 'configs/nothing.py'], 'configs/nothing.py does not exist'),
     ],
 )

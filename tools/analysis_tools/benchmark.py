@@ -1,8 +1,8 @@
 """Times classifiers: ours in all their forms, a plain PyTorch baseline, and any of mmpretrain's.
 
-What is compared takes turns; the figures are medians. Peak memory is that of a process of its own,
-weights included, without what malloc would hold for later. The error is the largest difference of
-outputs to the first form's, relative to the largest output.
+The forms take turns; times are medians. Peak memory is that of a separate process, including the
+weights, without memory that malloc would keep for later. The error is the largest difference from
+the first form's outputs, relative to the largest of them.
 """
 
 import argparse
@@ -43,20 +43,20 @@ OURS = re.compile(r'vanillanet-(.+)_in1k')
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('models', nargs='+', help='names that mmpretrain.list_models() gives')
+    parser.add_argument('models', nargs='+', help='names in mmpretrain.list_models()')
     parser.add_argument(
         '--forms',
         nargs='+',
         choices=FORMS,
-        help='by default training: plain deep merged; inference: plain-deploy deploy optimized '
+        help='defaults: training: plain deep merged; inference: plain-deploy deploy optimized '
         'optimized-bf16',
     )
     parser.add_argument('--task', choices=['inference', 'training'], default='inference')
     parser.add_argument('--batch-size', type=int, nargs='+', default=[1])
     parser.add_argument('--shape', type=int, nargs=2, default=(224, 224), metavar=('H', 'W'))
-    parser.add_argument('--rounds', type=int, default=10, help='how often each is timed')
+    parser.add_argument('--rounds', type=int, default=10, help='how many times each is timed')
     add_device(parser)
-    parser.add_argument('--csv', type=Path, help='file for the figures')
+    parser.add_argument('--csv', type=Path, help='file for the numbers')
     return parser.parse_args()
 
 
@@ -88,7 +88,7 @@ def make_plain(model: nn.Module) -> PlainVanillaNet:
     return plain
 
 
-# Form -> what makes it of a model in deep form, on a device.
+# Form -> what makes it from a model in deep form, on a device.
 FORMS: Dict[str, Callable[[nn.Module, str], nn.Module]] = {
     'plain': lambda model, device: make_plain(model).to(device),
     'plain-deploy': lambda model, device: make_plain(switch_to_deploy(model)).to(device),
@@ -135,10 +135,10 @@ def resident(kind: str) -> float:
 def measure_memory(name: str, form: str, size: Tuple[int, ...], task: str, device: str) -> float:
     """Peak memory (MiB) of a form's weights and two steps; in a process of its own."""
     log_errors_only()
-    if device == 'cpu':  # what is freed is given back, not held for later
+    if device == 'cpu':  # freed memory is returned to the system at once
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**20)
     with torch.device('meta'):
-        mmpretrain.get_model(name)  # which imports much that is not of the model
+        mmpretrain.get_model(name)  # imports much that is not part of the model
     before = resident('VmRSS')
     model = FORMS[form](make_model(name), device)
     gc.collect()
@@ -198,7 +198,7 @@ def check(args: argparse.Namespace) -> None:
     known = set(mmpretrain.list_models())
     for name in args.models:
         if name not in known:
-            raise UsageError(f'{name} is none of mmpretrain.list_models().')
+            raise UsageError(f'{name} is not in mmpretrain.list_models().')
     others = [name for name in args.models if not OURS.fullmatch(name)]
     for form in args.forms:
         if args.task == 'training' and form in NOT_FOR_TRAINING:

@@ -1,7 +1,7 @@
 """Measures what activation checkpointing (with_cp) saves and costs in a backbone's training step.
 
-Each measurement runs in a process of its own, the variants taking turns; medians. Memory is the
-process's largest resident size less that before the first step.
+Each measurement runs in its own process; the variants take turns; results are medians. Memory is
+the process's largest resident size minus that before the first step.
 """
 
 import argparse
@@ -53,7 +53,7 @@ def measure(
 def main() -> None:
     args = parse_args()
     size = (args.batch_size, 3, *args.shape)
-    with torch.device('meta'):  # what is wrong with the options is said here
+    with torch.device('meta'):  # raises UsageError for wrong options
         VanillaNet(args.arch, widen_factor=args.widen_factor)
     found = {False: [], True: []}
     spawning = multiprocessing.get_context('spawn')

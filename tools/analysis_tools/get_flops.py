@@ -1,6 +1,6 @@
 """Counts parameters, multiply-accumulates and layers of the models of one or more configs.
 
-Prints a Markdown table; with --deploy beside the paper's figures (Table 4) for the models it lists.
+Prints a Markdown table; with --deploy also the paper's numbers (Table 4) for the models in it.
 """
 
 import argparse
@@ -39,7 +39,8 @@ def parse_args() -> argparse.Namespace:
         '--shape',
         type=int,
         nargs='+',
-        help="height and width of the image, or one number; 224, detectors 1280 800 as the paper's",
+        help='height and width of the image, or one number; by default 224, for detectors 1280 800 '
+        'as in the paper, for segmentors 512',
     )
     add_cfg_options(parser)
     args = parser.parse_args()
@@ -52,8 +53,8 @@ def count(cfg: Config, shape: Tuple[int, int], deploy: bool) -> Dict[str, int]:
     """Parameters, multiply-accumulates of one image, and deep convolutions of a config's model.
 
     The multiply-accumulates are those of convolutions and matrix products, as is usual. Those that
-    publications leave out are given apart too: in series activations, and in attention's products
-    of two activations.
+    publications leave out are also returned separately: in series activations, and in attention's
+    products of two activations.
 
     Args:
         cfg: A config of any OpenMMLab package.
@@ -95,7 +96,7 @@ def count(cfg: Config, shape: Tuple[int, int], deploy: bool) -> Dict[str, int]:
 
 
 def find_paper_figures(config: Path) -> Dict[str, int]:
-    """The paper's figures of a config's model, from the metafile; empty if it is not there."""
+    """The paper's figures of a config's model, from the metafile; empty if it has none."""
     metafile = find_root() / 'configs/imagenet/metafile.yml'
     for model in load(metafile)['Models'] if metafile.exists() else []:
         if Path(model['Config']).name == config.name:
@@ -135,7 +136,7 @@ def main() -> None:
     log_errors_only()
     configs = [Path(path) for path in args.config]
     rows = make_rows(configs, shape, args.deploy, args.cfg_options)
-    first = next(rows)  # what may be wrong is said before the head
+    first = next(rows)  # errors are raised before the head is printed
     print_table(HEAD + OF_PAPER if args.deploy else HEAD, chain([first], rows))
 
 

@@ -1,4 +1,4 @@
-"""VanillaNet in ordinary PyTorch, as the paper describes it: what our own is measured against.
+"""VanillaNet in ordinary PyTorch, as the paper describes it: the baseline for our own.
 
 Layers and parameter names are laid out as in the authors' code, so that their weights load as they
 are, in training and in deploy form.
@@ -70,7 +70,7 @@ class PlainVanillaNet(nn.Module):
     Args:
         channels: Channels after the stem and after each block.
         strides: Strides of the blocks' max-pooling.
-        adaptive_pool_sizes: Sizes that the blocks of '13-x1.5-ada' pool to, 0 to pool by the stride.
+        adaptive_pool_sizes: Sizes that the blocks of '13-x1.5-ada' pool to; 0 pools by the stride.
         act_num: Series number n.
         num_classes: Number of classes.
         deploy: Whether to build the deploy form.

@@ -27,7 +27,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--batch-size', type=int, default=8)
     parser.add_argument('--act-num', type=int, default=3, help='the series number n')
     parser.add_argument('--dtypes', nargs='+', choices=DTYPES, default=['float32'])
-    parser.add_argument('--rounds', type=int, default=10, help='how often each is timed')
+    parser.add_argument('--rounds', type=int, default=10, help='how many times each is timed')
     add_device(parser)
     return parser.parse_args()
 

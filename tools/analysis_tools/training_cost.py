@@ -1,7 +1,7 @@
 """Estimates how long configs train, from the steps per second that are measured on this device.
 
 A step is the config's own: its model, loss and optimizer, on random images; reading and augmenting
-images is not part of it. With --tflops also for other devices, by the arithmetic alone.
+images is not included. With --tflops also for other devices, from the number of operations.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from mmvanilla.cli.tables import print_table
 from mmvanilla.cli.timing import describe_machine, time_by_turns
 from mmvanilla.config import nested_dicts
 
-# Training images of data sets, by where they lie; of COCO those that show an object.
+# Numbers of training images, by data_root; for COCO, those that show an object.
 IMAGES = {'data/imagenet': 1_281_167, 'data/coco': 117_266}
 HEAD = ('config', 'epochs', 'Gflop an image', 'images/s', 'hours on {gpus}')
 
@@ -35,8 +35,8 @@ HEAD = ('config', 'epochs', 'Gflop an image', 'images/s', 'hours on {gpus}')
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', nargs='+', help='configs of classifiers or detectors')
-    parser.add_argument('--batch-size', type=int, default=8, help='images of a step')
-    parser.add_argument('--shape', type=int, nargs=2, metavar=('H', 'W'), help='of an image')
+    parser.add_argument('--batch-size', type=int, default=8, help='images per step')
+    parser.add_argument('--shape', type=int, nargs=2, metavar=('H', 'W'), help='size of an image')
     parser.add_argument('--rounds', type=int, default=3, help='steps that are timed')
     parser.add_argument('--gpus', type=int, default=8, help='devices that share the work')
     parser.add_argument(
@@ -50,18 +50,18 @@ def parse_args() -> argparse.Namespace:
     for name in ('batch_size', 'rounds', 'gpus', 'images', 'tflops'):
         value = getattr(args, name)
         if value is not None and value <= 0:
-            parser.error(f'--{name.replace("_", "-")} takes more than 0')
+            parser.error(f'--{name.replace("_", "-")} must be more than 0')
     return args
 
 
 def count_images(cfg: Config) -> Optional[int]:
-    """Training images of a config's data set, None if it is none of those known."""
+    """Training images of a config's data set, None if it is unknown."""
     root = cfg.train_dataloader.dataset.get('data_root') or ''
     return IMAGES.get(root.rstrip('/'))
 
 
 def make_batch(cfg: Config, size: int, shape: Tuple[int, int]) -> Dict[str, Any]:
-    """Random images with random labels, as the config's dataloader gives them."""
+    """Random images with random labels, as the config's dataloader returns them."""
     parts = nested_dicts(cfg.model)
     classes = next((part['num_classes'] for part in parts if 'num_classes' in part), 1)
     if cfg.default_scope == 'mmdet':
@@ -80,7 +80,7 @@ def make_batch(cfg: Config, size: int, shape: Tuple[int, int]) -> Dict[str, Any]
 def make_model(cfg: Config) -> nn.Module:
     """The config's model with fresh weights, in training mode."""
     for part in nested_dicts(cfg.model):
-        if part.get('type') == 'SyncBN':  # which wants several GPUs
+        if part.get('type') == 'SyncBN':  # which is for several GPUs
             part['type'] = 'BN'
     model = build_model(cfg)
     model.init_weights()
@@ -93,8 +93,8 @@ def measure(cfg: Config, args: argparse.Namespace) -> Dict[str, float]:
     model = make_model(cfg).to(args.device)
     batch = make_batch(cfg, args.batch_size, shape)
     step = partial(model.train_step, batch, build_optim_wrapper(model, cfg.optim_wrapper))
-    # Torch's counter takes the gradients of depthwise convolutions for those of dense ones; the
-    # backward pass is twice the forward.
+    # Torch's counter counts gradients of depthwise convolutions as if they were dense, so the
+    # backward pass is counted as twice the forward.
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(**model.data_preprocessor(batch, training=True), mode='loss')
     (seconds,) = time_by_turns([step], args.rounds, warmup=1, device=args.device)
@@ -130,7 +130,7 @@ def main() -> None:
     for path, cfg in configs.items():
         if not (args.images or count_images(cfg)):
             raise UsageError(
-                f'{path} is of neither ImageNet nor COCO: give --images, their number.'
+                f'{path} is for neither ImageNet nor COCO: give the number of images with --images.'
             )
     print(
         f'{describe_machine(args.device)}, steps of {args.batch_size} images, medians of '

@@ -27,7 +27,7 @@ MAX_OVERLAP = 0.05  # of the smaller box's area
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('out', type=Path, help='folder to create, laid out as data/coco is')
+    parser.add_argument('out', type=Path, help='folder to create, laid out like data/coco')
     parser.add_argument('--num-train', type=int, default=600, help='number of training images')
     parser.add_argument('--num-val', type=int, default=100, help='number of validation images')
     parser.add_argument('--seed', type=int, default=0)

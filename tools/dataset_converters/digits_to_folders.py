@@ -1,8 +1,8 @@
 """Writes handwritten digits as a classification data set in ImageNet's layout: split/class/image.
 
 The digits are scikit-learn's 1797 scans of handwriting, enlarged. Four fifths are for training, the
-rest for validation; the same seed gives the same data. With --cluttered each image is of a digit of
-any size and place, on a dimmed photograph, among pieces of other digits, under noise.
+rest for validation; the same seed gives the same data. With --cluttered each image has a digit of
+random size and place, on a dimmed photograph, among pieces of other digits, with noise.
 """
 
 import argparse
@@ -27,7 +27,7 @@ NOISE = 30  # standard deviation, of 255
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('out', type=Path, help='folder to create, laid out as data/imagenet is')
+    parser.add_argument('out', type=Path, help='folder to create, laid out like data/imagenet')
     parser.add_argument('--num-train', type=int, default=1437, help='number of training images')
     parser.add_argument('--num-val', type=int, default=360, help='number of validation images')
     parser.add_argument('--cluttered', action='store_true', help='digits that are hard to read')
@@ -44,7 +44,7 @@ def clean_image(scan: np.ndarray) -> np.ndarray:
 
 
 def paste(image: np.ndarray, opacity: np.ndarray, rng: np.random.Generator) -> None:
-    """Puts a shape of some opacity (h, w) somewhere into an image (H, W, 3), in a light grey."""
+    """Pastes a light grey shape of this opacity (h, w) at a random place of an image (H, W, 3)."""
     top, left = (int(rng.integers(0, IMAGE_SIZE - side + 1)) for side in opacity.shape)
     region = image[top : top + opacity.shape[0], left : left + opacity.shape[1]]
     region += opacity[..., None] * (rng.uniform(*GREYS) - region)

@@ -31,7 +31,7 @@ def load_detector(checkpoint: Path) -> torch.nn.Module:
     """The detector inside a checkpoint, in the form that its own config says."""
     content = load_checkpoint(checkpoint)
     cfg = config_in_checkpoint(content, checkpoint)
-    model = MODELS.build(dict(cfg.model, train_cfg=None))  # which Mask R-CNN asks for
+    model = MODELS.build(dict(cfg.model, train_cfg=None))  # Mask R-CNN reads the key
     model.load_state_dict(content['state_dict'])
     return model.eval()
 
@@ -46,7 +46,7 @@ def draw_predictions(model: torch.nn.Module, dataset: torch.utils.data.Dataset, 
         image = data['inputs'].permute(1, 2, 0).numpy()[..., ::-1]  # (H, W, 3), RGB
         with torch.inference_mode():
             (result,) = model.test_step(pseudo_collate([data]))
-        # Legible: of several classes at one place, the likeliest.
+        # To keep it legible: the most likely of several classes at one place.
         predicted = result.pred_instances
         result.pred_instances = predicted[nms(predicted.bboxes, predicted.scores, 0.5)]
         visualizer.add_datasample('', np.ascontiguousarray(image), result, pred_score_thr=SCORE)

@@ -1,6 +1,6 @@
 """Trains the digits detector in deep form throughout and merged once λ = 1, with several seeds.
 
-The two take turns. What was run before is not run again: remove the folder to start anew.
+The two take turns. Finished runs are kept and not repeated: remove the folder to start over.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def train(form: str, seed: int) -> Dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--seeds', type=int, default=3, help='how many')
+    parser.add_argument('--seeds', type=int, default=3, help='number of seeds')
     seeds = range(parser.parse_args().seeds)
     found = {(form, seed): train(form, seed) for seed in seeds for form in CONFIGS}
     print('\n' + ROW.format('form', 'seed', 'AP', 'AP fused', 'training', 'last steps'))

@@ -31,13 +31,13 @@ class Run(NamedTuple):
 
 
 def train_and_evaluate(config: str, folder: Path, *options: str) -> Run:
-    """Trains by a config, from scratch, and evaluates both checkpoints on the validation images.
+    """Trains with a config, from scratch, and evaluates both checkpoints on the validation images.
 
     Their predictions are kept too, in ``PREDICTIONS`` in ``test`` and ``test_deploy``.
 
     Args:
         config: The config file.
-        folder: For everything that is written. What was there is removed.
+        folder: For all output. What was there is removed.
         options: More options of tools/train.py.
     """
     shutil.rmtree(folder, ignore_errors=True)
@@ -52,15 +52,15 @@ def train_and_evaluate(config: str, folder: Path, *options: str) -> Run:
 
 
 def run_tool(tool: str, *args: str) -> None:
-    """Runs a tool as a user would; where it fails, the demo ends."""
+    """Runs a tool as a user would; if it fails, the demo ends."""
     command = [sys.executable, f'tools/{tool}.py', *args]
     print('$', ' '.join(['python', *command[1:]]), flush=True)
     if subprocess.run(command).returncode != 0:
-        sys.exit(f'tools/{tool}.py failed: what it printed above says why.')
+        sys.exit(f'tools/{tool}.py failed: see its output above.')
 
 
 def evaluate(config: str, checkpoint: Path, folder: Path, *args: str) -> Dict[str, float]:
-    """The metrics of a checkpoint, as tools/test.py gives them."""
+    """The metrics of a checkpoint, as tools/test.py reports them."""
     out = str(folder / PREDICTIONS)
     run_tool('test', config, str(checkpoint), '--work-dir', str(folder), '--out', out, *args)
     (result,) = folder.glob('*/*.json')
@@ -119,7 +119,7 @@ def both(run: Run, metric: str, form: str) -> str:
 
 
 def write_picture(pictures: Sequence[np.ndarray], path: Path) -> None:
-    """Writes pictures of one size, (H, W, 3) in RGB, two in a row with black borders."""
+    """Writes pictures of one size, (H, W, 3) in RGB, two per row, with black borders."""
     framed = [cv2.copyMakeBorder(each, 3, 3, 3, 3, cv2.BORDER_CONSTANT) for each in pictures]
     rows = [np.hstack(framed[i : i + 2]) for i in range(0, len(framed), 2)]
     cv2.imwrite(str(path), np.vstack(rows)[..., ::-1])

@@ -26,7 +26,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--ema',
         action=argparse.BooleanOptionalAction,
-        help='take the averaged weights, or those that were trained; averaged if there are any',
+        help='averaged or (--no-ema) trained weights; by default averaged ones if there are any',
     )
     parser.add_argument('--deploy', action='store_true', help='write the fused network')
     return parser.parse_args()
@@ -64,7 +64,7 @@ class Classifier(nn.Module):
 
 
 def build_network(weights: Dict[str, Tensor]) -> Classifier:
-    """A network of the sizes of converted weights, without them."""
+    """A network with the sizes of converted weights, but without the weights."""
     blocks = len({key.split('.')[2] for key in weights if key.startswith('backbone.blocks.')})
     last = 'conv' if 'backbone.stem.conv.conv.weight' in weights else 'conv2'
     layers = ['stem', *(f'blocks.{i}' for i in range(blocks))]
@@ -79,11 +79,11 @@ def build_network(weights: Dict[str, Tensor]) -> Classifier:
 
 
 def load_network(weights: Dict[str, Tensor], path: str) -> nn.Module:
-    """The network that converted weights are of; raises UsageError if some are missing."""
+    """The network of converted weights; raises UsageError if some are missing."""
     try:
         network = build_network(weights)
     except KeyError as error:
-        raise UsageError(f'checkpoint {path} is not whole: {error.args[0]} is missing.') from None
+        raise UsageError(f'checkpoint {path} is incomplete: {error.args[0]} is missing.') from None
     load_weights(network, weights, path, strict=True)
     return network
 

@@ -1,8 +1,8 @@
 """Tables 1, 2 and 3 of the paper at the scale of a laptop: handwritten digits in clutter.
 
-Every row's techniques, as its ImageNet config has them, are trained on the digits with several
-seeds, one run per core at a time. What was run before is not run again. Prints the tables beside
-the paper's, and which of the paper's orderings hold; writes them and the trends to the work dir.
+Trains every row's techniques, as in its ImageNet config, on the digits with several seeds, one run
+per core at a time. Finished runs are not repeated. Prints the tables beside the paper's, and which
+of the paper's orderings hold; writes them and plots to the work dir.
 """
 
 import argparse
@@ -37,7 +37,7 @@ from mmvanilla.cli.timing import describe_machine
 WORK_DIR = Path('work_dirs/evidence')
 DIGITS_CONFIGS = Path('configs/digits')
 ITERS_PER_EPOCH = 100  # 6400 images in batches of 64
-# What the rows differ in, in backbone and head.
+# The settings of backbone and head in which the rows differ.
 TECHNIQUES = ('act_num', 'deep_training', 'merged', 'shortcut')
 TOP1 = 'accuracy/top1'
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'  # as mmengine chooses
@@ -49,9 +49,9 @@ Rows = Dict[str, List[float]]  # accuracies, one per seed, by the name of the ro
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        '--tables', type=int, nargs='+', choices=[1, 2, 3], default=[1, 2, 3], help='which of them'
+        '--tables', type=int, nargs='+', choices=[1, 2, 3], default=[1, 2, 3], help='which tables'
     )
-    parser.add_argument('--seeds', type=int, default=5, help='how many')
+    parser.add_argument('--seeds', type=int, default=5, help='number of seeds')
     parser.add_argument(
         '--jobs',
         type=int,
@@ -60,7 +60,7 @@ def parse_args() -> argparse.Namespace:
     )
     args = parser.parse_args()
     if args.seeds < 2:
-        parser.error('--seeds takes 2 or more: one run shows no deviation')
+        parser.error('--seeds takes 2 or more: one run has no standard deviation')
     if args.jobs < 1:
         parser.error('--jobs takes 1 or more')
     return args
@@ -99,7 +99,7 @@ def sources() -> str:
 
 
 def train(folder: Path, text: str) -> float:
-    """Trains by a config, unless that was done before, by the same code and on such a device.
+    """Trains with a config, unless the same code did so before, on the same kind of device.
 
     Args:
         folder: For everything that the run writes.
@@ -121,7 +121,7 @@ def train(folder: Path, text: str) -> float:
         found = json.loads(results.read_text())
         if found.get('run') == run:
             return found['top1']
-    # In a folder of its own: another command, or a run that a kill left, may be at the same one.
+    # In a folder of its own: another command, or what a killed run left, may use the same name.
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f'{folder.name}.', dir=folder.parent))
     path, log = temporary / 'config.py', temporary / 'log.txt'
@@ -141,7 +141,7 @@ def train(folder: Path, text: str) -> float:
 
 def train_all(configs: Sequence[str], seeds: int, jobs: int) -> Dict[str, List[float]]:
     """The accuracies of every config, by seed; several are trained at a time."""
-    cfgs = {  # read one after the other: mmengine's reading is not made for threads
+    cfgs = {  # read one after the other: mmengine's reader is not thread-safe
         (config, seed): digits_config(config, seed) for seed in range(seeds) for config in configs
     }
     for cfg in cfgs.values():
@@ -159,17 +159,17 @@ def train_all(configs: Sequence[str], seeds: int, jobs: int) -> Dict[str, List[f
         except RuntimeError as error:
             sys.exit(f'error: {error}')
         except KeyboardInterrupt:
-            sys.exit('Stopped. Runs that had ended are kept: the same command does the others.')
+            sys.exit('Stopped. Runs that had ended are kept: the same command does the rest.')
         finally:
             pool.shutdown(cancel_futures=True)
     return {config: [found[config, seed] for seed in range(seeds)] for config in configs}
 
 
 def compare(rows: Rows, paper: Dict[str, float]) -> List[Tuple[str, float, float, str]]:
-    """The paper's ordering of rows, pair by pair of neighbours, against the accuracies found.
+    """The paper's ordering of rows, each with the next, against the accuracies found.
 
-    A difference counts where seeds alone make one as large less than once in twenty times (Welch's
-    t-test, of the two rows alone).
+    A difference counts if seeds alone would make one as large less than one time in twenty
+    (Welch's t-test of the two rows).
 
     Returns:
         What is better in the paper, by how much there, by how much here, and the verdict.
@@ -202,7 +202,7 @@ def report(rows: Sequence[Row], found: Dict[str, List[float]]) -> str:
             for row in own
         ]
         head = ['network', 'row', 'paper: top-1', 'digits: top-1', 'by seed']
-        parts.append(f'Table {table}, top-1 accuracy (%), mean ± deviation:')
+        parts.append(f'Table {table}, top-1 accuracy (%), mean ± standard deviation:')
         parts.append('\n'.join(markdown_lines(head, lines)))
         head = ['in the paper', 'by', 'digits: by', 'verdict']
         parts.append('\n'.join(markdown_lines(head, order(own, found))))
@@ -210,7 +210,7 @@ def report(rows: Sequence[Row], found: Dict[str, List[float]]) -> str:
 
 
 def order(rows: Sequence[Row], found: Dict[str, List[float]]) -> List[List[str]]:
-    """Lines of a table of one table's orderings; of Table 2 those of the networks' gains too."""
+    """The orderings of one table, as lines; for Table 2 also those of the networks' gains."""
     lines, gains, paper_gains = [], {}, {}
     for network in dict.fromkeys(row['network'] for row in rows):
         own = {row['row']: row for row in rows if row['network'] == network}
@@ -262,7 +262,7 @@ def main() -> None:
     with replace_when_whole(WORK_DIR / f'{name}.md') as temporary:
         temporary.write_text(text + '\n')
     draw(rows, found, WORK_DIR / f'{name}.png')
-    print(f'{text}\n\nThese tables are in {WORK_DIR}/{name}.md, the trends in {name}.png there.')
+    print(f'{text}\n\nThese tables are in {WORK_DIR}/{name}.md, plots of them in {name}.png there.')
 
 
 if __name__ == '__main__':

@@ -1,6 +1,6 @@
 """Figure 1 of the paper: draws the VanillaNet of a classification config, from the built model.
 
-Each box is a feature map: its height is the map's, its length the number of channels.
+Each box is a feature map: its height stands for the map's, its length for the number of channels.
 """
 
 import argparse
@@ -26,8 +26,8 @@ from mmvanilla.models.shortcut import ShortcutBlock
 COLOURS = ('C7', 'C0', 'C2', 'C1', 'C3')  # of the image, then by stage
 HEIGHT = 0.55  # of a map of one pixel; heights grow with the square root
 LENGTH = 0.0009  # of one channel
-SLANT = 0.35  # how far the boxes go back, of their height
-SLOT = 2.9  # what a layer takes at least, for its words
+SLANT = 0.35  # how far the boxes go back, relative to their height
+SLOT = 2.9  # least width of a layer, for its text
 GAP = 0.4
 
 
@@ -95,9 +95,9 @@ def draw(layers: List[Layer], title: str, classes: int, path: Path) -> None:
     """Draws the layers from left to right, then the classifier.
 
     Args:
-        layers: Of ``list_layers``.
-        title: Stands above.
-        classes: How many the classifier tells apart.
+        layers: As ``list_layers`` returns them.
+        title: The title.
+        classes: Number of classes.
         path: The picture's file.
     """
     figure = Figure((1.7 * len(layers), 4.2))
@@ -135,7 +135,7 @@ def main() -> None:
     parts = [model.get(name) or {} for name in ('backbone', 'head')]
     if str(parts[0].get('type')).split('.')[-1] != 'VanillaNet' or 'num_classes' not in parts[1]:
         raise UsageError(
-            f'{args.config} is not of a classifier with a VanillaNet: give one that is.'
+            f'{args.config} is not for a classifier with a VanillaNet: give one that is.'
         )
     with torch.device('meta'):  # shapes are enough
         model = build_model(cfg)

@@ -1,6 +1,6 @@
-"""Table 4 of the paper (ImageNet-1k, 224x224) with latencies measured here, and Figure 3 of both.
+"""Table 4 of the paper (ImageNet-1k, 224x224) with latencies measured here, and Figure 3 with both.
 
-Models that mmpretrain lacks have the paper's figures alone.
+Models that mmpretrain lacks have only the paper's numbers.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from benchmark import time_forms  # noqa: E402  a tool beside this folder
 PUBLISHED = Path(__file__).with_name('table4.csv')
 QUOTED_LATENCY = 'latency on A100 (ms)'
 FORMS = ('deep', 'deploy', 'optimized')
-AREA = {'depth': 6, 'parameters (M)': 4}  # of a circle, in square points for one layer, or million
+AREA = {'depth': 6, 'parameters (M)': 4}  # circle area in square points per layer or million
 
 Row = Dict[str, str]
 
@@ -38,10 +38,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--forms', nargs='+', choices=FORMS, default=list(FORMS))
     parser.add_argument('--batch-size', type=int, default=1)
     parser.add_argument('--shape', type=int, nargs=2, default=(224, 224), metavar=('H', 'W'))
-    parser.add_argument('--rounds', type=int, default=10, help='how often each is timed')
+    parser.add_argument('--rounds', type=int, default=10, help='how many times each is timed')
     add_device(parser)
-    parser.add_argument('--csv', type=Path, help='file for the figures')
-    parser.add_argument('--figure3', type=figure_file, help='file (.png, .svg) for Figure 3')
+    parser.add_argument('--csv', type=Path, help='file for the numbers')
+    parser.add_argument('--figure3', type=figure_file, help='file (.png, .pdf, .svg) for Figure 3')
     return parser.parse_args()
 
 
@@ -66,7 +66,7 @@ def draw_figure3(rows: Sequence[Row], latency: str, title: str, path: Path) -> N
     Circles grow with depth on the left, with the number of parameters on the right.
 
     Args:
-        rows: Of Table 4, with a column of measured latencies (ms), '' where there is none.
+        rows: The rows of Table 4, with a column of measured latencies (ms), '' where there is none.
         latency: Name of that column.
         title: What they were measured on.
         path: The picture's file.

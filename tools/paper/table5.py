@@ -1,8 +1,8 @@
-"""Puts Table 5 of the paper beside what is counted and measured here.
+"""Prints Table 5 of the paper beside what is counted and measured here.
 
 RetinaNet and Mask R-CNN with Swin-T and VanillaNet-13 (fused): parameters, multiply-accumulates,
-frames per second of all of them taking turns, and with --checkpoint the AP. The frames per second
-are those of fresh weights, which find next to nothing: what follows the heads costs little.
+frames per second, measured in turns, and with --checkpoint the AP. Frames per second are measured
+with random weights, which find next to nothing, so what follows the heads costs little.
 """
 
 import argparse
@@ -41,7 +41,7 @@ Row = Dict[str, str]
 
 # Series number 3 is the paper's (Table 5), 4 that of the authors' repository. FLOPs are those of
 # layers, without series activations and attention's products of two activations; the latter are
-# counted in Mask R-CNN with Swin-T alone.
+# counted only in Mask R-CNN with Swin-T.
 PUBLISHED = read_table(Path(__file__).with_name('table5.csv'))
 PAPER_SHAPE = (1280, 800)
 AP = ('coco/bbox_mAP', 'coco/segm_mAP')
@@ -58,7 +58,7 @@ def parse_args() -> argparse.Namespace:
         type=int,
         nargs=2,
         metavar=('HEIGHT', 'WIDTH'),
-        help="of the images for FPS; the paper's 1280 800 on a GPU, 640 400 on a CPU",
+        help="image size for FPS; by default the paper's 1280 800 on a GPU, 640 400 on a CPU",
     )
     parser.add_argument('--rounds', type=int, default=10, help='images per model for FPS')
     parser.add_argument(
@@ -67,17 +67,17 @@ def parse_args() -> argparse.Namespace:
         action='append',
         default=[],
         metavar=('CONFIG', 'FILE'),
-        help='evaluate this checkpoint of one of the configs (by its name) on COCO, for AP; its '
-        'series number says which row. Any number of times',
+        help='name of a config and a checkpoint of it, to evaluate on COCO, for AP; its series '
+        'number decides the row. May be repeated',
     )
     add_cfg_options(parser)
     add_device(parser)
     args = parser.parse_args()
     if args.rounds < 1:
-        parser.error('--rounds: at least 1')
+        parser.error('--rounds must be 1 or more')
     for name, _ in args.checkpoint:
         if name not in map(config_name, PUBLISHED):
-            parser.error(f'--checkpoint: {name} is none of the configs of the table')
+            parser.error(f'--checkpoint: {name} is not a config of the table')
     return args
 
 
@@ -122,7 +122,7 @@ def layer_macs(counted: Dict[str, int]) -> int:
 
 
 def find_rows(given: List[Tuple[str, str]], configs: List[Config]) -> Dict[int, str]:
-    """The rows that config names and files are for; raises UsageError where they fit none."""
+    """The file for each row, from config names and files; raises UsageError if one fits no row."""
     rows = [(config_name(row), row['series number']) for row in PUBLISHED]
     found = {}
     for config, file in given:
@@ -144,7 +144,7 @@ def find_rows(given: List[Tuple[str, str]], configs: List[Config]) -> Dict[int, 
 
 
 def make_rows(args: argparse.Namespace, shape: Tuple[int, int]) -> Iterator[List[Any]]:
-    """The rows of the table; what may be wrong with checkpoints is said before long work."""
+    """The rows of the table; wrong checkpoints raise UsageError before any long work."""
     init_default_scope('mmdet')
     configs = [make_config(row, args.cfg_options) for row in PUBLISHED]
     checkpoints = find_rows(args.checkpoint, configs)

@@ -1,9 +1,9 @@
 """Figure 2 of the paper: where classifiers look, by Grad-CAM++, side by side.
 
-Takes images of the first network's test data: left those that all networks classify correctly,
-right those that all (or, where there are too few, most) get wrong. With --images, those. Each map
-is for the class that its network predicts. Networks may be in any form, fused too; one without a
-checkpoint has random weights.
+Takes images of the first network's test data: on the left, images that all networks classify
+correctly; on the right, images that as many networks as possible get wrong. With --images, it takes
+those. Each map is for the class that its network predicts. Networks may be in any form; one without
+a checkpoint has random weights.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from mmvanilla.models.loading.weights import load_weights, read_state_dict
 
 MOST_IMAGES = 1000  # of the test data, among which examples are looked for
 
-Groups = List[Tuple[str, List[Dict[str, Any]]]]  # images by what stands above them
+Groups = List[Tuple[str, List[Dict[str, Any]]]]  # images, by the heading above them
 
 
 def parse_args() -> argparse.Namespace:
@@ -42,24 +42,24 @@ def parse_args() -> argparse.Namespace:
         action='append',
         required=True,
         metavar=('CONFIG', 'CHECKPOINT'),
-        help='config and checkpoint of a classifier; once for each',
+        help='config and checkpoint of a classifier; repeat it for each one',
     )
     parser.add_argument(
         '--layer',
         action='append',
-        help='the layer whose output is watched, once for each network; by default the last '
-        'feature map. Maps are meant for layers that are not negative, as a ReLU',
+        help='layer whose output is watched, once for each network; by default the last feature '
+        'map. The method is meant for layers without negative outputs, such as a ReLU',
     )
     parser.add_argument('--images', type=Path, nargs='+', help='files to show')
     parser.add_argument('--num', type=int, default=4, help='images of each kind')
-    parser.add_argument('--seed', type=int, default=0, help='of the choice, and of random weights')
+    parser.add_argument('--seed', type=int, default=0, help='for choice and random weights')
     parser.add_argument('--out', type=figure_file, required=True, help='file (.png, .pdf, .svg)')
     args = parser.parse_args()
     if any(len(network) > 2 for network in args.network):
         parser.error('--network takes a config and a checkpoint')
     args.layer = args.layer or [None] * len(args.network)
     if len(args.layer) != len(args.network):
-        parser.error('--layer wants to be given once for each --network')
+        parser.error('--layer must be given once for each --network')
     if args.num < 1:
         parser.error('--num takes 1 or more')
     for path in args.images or []:
@@ -88,7 +88,7 @@ class Network(nn.Module):
         self.name = f'{Path(config).stem}\n{weights}'
         self.classifier = build_model(self.cfg)
         if not hasattr(self.classifier, 'extract_feat') or not hasattr(self.classifier, 'head'):
-            raise UsageError(f'{config} is not of a classifier: give one that is.')
+            raise UsageError(f'{config} is not for a classifier: give one that is.')
         if checkpoint is None:
             self.classifier.init_weights()
         else:
@@ -110,8 +110,8 @@ class Network(nn.Module):
         feats = (*others, self.map(last))
         if len(self.map_shape or ()) != 4:  # or it was not called at all
             raise UsageError(
-                f'the watched layer of {self.config} gives no feature map: name another one of the '
-                'backbone with --layer.'
+                f'the watched layer of {self.config} returns no feature map: name another layer of '
+                'the backbone with --layer.'
             )
         if self.classifier.with_neck:
             feats = self.classifier.neck(feats)
@@ -121,7 +121,7 @@ class Network(nn.Module):
         self.map_shape = getattr(out, 'shape', None)
 
     def read(self, path: str) -> Dict[str, Any]:
-        """An image file as the test pipeline gives it: ``inputs`` (3, H, W), and ``normalized``."""
+        """An image file after the test pipeline: ``inputs`` (3, H, W), and ``normalized``."""
         inputs = self.pipeline(dict(img_path=path))['inputs']
         batch = self.classifier.data_preprocessor(dict(inputs=default_collate([inputs])))
         return dict(inputs=inputs, normalized=batch['inputs'])
@@ -141,7 +141,7 @@ def test_images(cfg: Config, seed: int) -> List[Dict[str, Any]]:
 
 
 def choose(networks: Sequence[Network], infos: Sequence[Dict[str, Any]], num: int) -> Groups:
-    """Images that all networks classify correctly, and those that the most of them get wrong."""
+    """Images that all networks classify correctly, and those that most of them get wrong."""
     right, wrong = [], {count: [] for count in range(len(networks), 0, -1)}
     for info in infos:
         mistakes = sum(net.predict(info['img_path']) != info['gt_label'] for net in networks)

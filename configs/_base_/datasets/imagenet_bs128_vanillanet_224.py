@@ -1,5 +1,5 @@
 # ImageNet-1k as in Table 7: RandAugment rand-m7-mstd0.5-inc1 and random erasing. The table's colour
-# jitter of 0.4 did nothing in the authors' pipeline, where RandAugment replaces it: it is left out.
+# jitter of 0.4 did nothing in the authors' pipeline, where RandAugment replaces it; we omit it.
 _base_ = 'mmpretrain::_base_/datasets/imagenet_bs64_swin_224.py'
 
 train_pipeline = [

@@ -6,7 +6,7 @@ optim_wrapper = dict(
     paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),
 )
 param_scheduler = [
-    # From 0: mmengine divides by the factor, so it is small instead.
+    # The paper starts from 0, but mmengine divides by the factor, so it is small instead.
     dict(
         type='LinearLR',
         start_factor=1e-6,
@@ -15,7 +15,7 @@ param_scheduler = [
         end=5,
         convert_to_iter_based=True,
     ),
-    # To 1e-6, scaled as the layer's learning rate is.
+    # Down to 1e-6, scaled like the layer's learning rate.
     dict(
         type='CosineAnnealingLR',
         eta_min_ratio=1e-6 / lr,
@@ -32,7 +32,7 @@ auto_scale_lr = dict(base_batch_size=1024)
 
 custom_hooks = [
     dict(type='mmvanilla.DeepTrainingHook', decay_epochs=100),
-    # Decay 0.99996, as the authors' commands have it (the paper prints 0.999996). The batch norms'
+    # Decay 0.99996, as in the authors' commands (the paper prints 0.999996). The batch norms'
     # statistics are averaged with the weights that they belong to. A short run needs a larger
     # momentum: this one averages over 25,000 iterations.
     dict(type='EMAHook', momentum=4e-5, update_buffers=True),

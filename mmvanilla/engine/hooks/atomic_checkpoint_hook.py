@@ -25,8 +25,8 @@ class AtomicCheckpointHook(CheckpointHook):
     """Writes each checkpoint completely or not at all, and removes an old one only after that.
 
     mmengine's hook writes in place, and under ``max_keep_ckpts=1`` deletes the old checkpoint
-    first. With this one, a run killed between the two keeps both. The copy of ``save_best`` is
-    written completely too, but replaced as mmengine does. The arguments are those of its hook.
+    first. With this hook, a run killed between the two keeps both. The copy of ``save_best`` is
+    also written completely, but replaces the old one as in mmengine. Arguments as in its hook.
     """
 
     def __init__(self, *args: Any, backend_args: Optional[dict] = None, **kwargs: Any) -> None:

@@ -1,4 +1,4 @@
-"""The deep training schedule (paper section 3.1): λ goes from 0 to 1, then the network is fused."""
+"""The deep training schedule (section 3.1): λ from 0 to 1, and fusing after training."""
 
 import math
 from pathlib import Path
@@ -132,7 +132,7 @@ class DeepTrainingHook(Hook):
             mend = (
                 f'To fine-tune at λ = 1, set {self.length_name}=0.'
                 if now < 1
-                else 'To start from what it computed, first resume its own run until λ = 1.'
+                else 'To keep what it computed, first resume the run that it is from until λ = 1.'
             )
             runner.logger.warning(
                 f'Weights were loaded at λ = {min(loaded):g}, but training starts at λ = {now:g}: '
@@ -191,7 +191,7 @@ class DeepTrainingHook(Hook):
             runner.logger.info('λ = 1: training continues in merged form.')
 
     def _follow_loaded_forms(self, runner: Runner) -> None:
-        """Adapts optimizers, averaged copies and λ to layers that took the form of weights."""
+        """Adapts optimizers, averaged copies and λ to layers in the form of loaded weights."""
         layers = dict(named_foldables(unwrap(runner.model)))
         taken = {prefix: layer for prefix, layer in layers.items() if layer.taken_form == 'merged'}
         for layer in layers.values():

@@ -1,6 +1,6 @@
 """Other ways to compute a ``forward``, which take less time or memory on CPUs.
 
-Each is a decorator of a ``forward`` method. On GPUs the method itself runs: we have not measured
+Each is a decorator of a ``forward`` method. On GPUs the method itself runs: nothing was measured
 there, and hooks, sharded training and tracers need every submodule to be called as a module.
 """
 
@@ -33,7 +33,7 @@ def channels_last_on_cpu(forward: Callable[..., Tuple[Tensor, ...]]) -> Callable
 
 
 def in_training_on_cpu(lean: Forward) -> Callable[[Forward], Forward]:
-    """Replaces a ``forward`` by ``lean`` in training on a CPU."""
+    """Replaces a ``forward`` with ``lean`` in training on a CPU."""
 
     def decorate(forward: Forward) -> Forward:
         @wraps(forward)
@@ -58,7 +58,7 @@ def lean_block(block: nn.Module, x: Tensor) -> Tensor:
     """
     conv, pool, act = block.conv, block.pool, block.act
     x = _lean_convolutions(conv, x)
-    if not hasattr(act, 'activate'):  # an activation that somebody else put there
+    if not hasattr(act, 'activate'):  # an activation that is not ours
         return act(recompute_in_backward(lambda x: pool(conv.norm(x)), x, block))
     act.check_training()
     x = recompute_in_backward(lambda x: act.activate(pool(conv.norm(x))), x, block)

@@ -1,1 +1,1 @@
-"""Folding: layers that are several in training become one convolution."""
+"""Folding: several layers of training become one convolution."""

@@ -1,4 +1,4 @@
-"""The interface of layers that fold, and how they take weights of any form, whoever loads them."""
+"""The interface of layers that fold, and how weights of any form load into them in any program."""
 
 import copy
 import gc
@@ -15,7 +15,7 @@ from .arithmetic import part, take
 
 # At λ = 1 each form computes what the one before it does.
 FORMS = ('deep', 'merged', 'deploy')
-# Weights must have these; they may lack counters, and λ, which then is 1.
+# Weights must have these; counters may be missing, and λ, which is then 1.
 NUMBERS = ('weight', 'bias', 'running_mean', 'running_var')
 Mismatches = Dict[str, List[str]]
 
@@ -39,11 +39,11 @@ class Foldable(nn.Module):
     is_deep = False  # whether it is in deep form, in which λ may be below 1
 
     def form_in(self, state_dict: Mapping[str, Tensor], prefix: str = '') -> Optional[str]:
-        """The form of this layer's weights, whose keys begin with ``prefix``; None if not there."""
+        """The form of this layer's weights, whose keys begin with ``prefix``, or None."""
         raise NotImplementedError
 
     def fold_weights(self, state_dict: Dict[str, Tensor], prefix: str, form: str) -> None:
-        """Folds weights of this layer to ``form``, in place, unless they are there or beyond.
+        """Folds weights of this layer to ``form``, in place, unless they are in it or a later one.
 
         It does not check λ.
         """
@@ -54,11 +54,11 @@ class Foldable(nn.Module):
         raise NotImplementedError
 
     def build_form(self, form: str) -> None:
-        """Replaces the layers inside by those of a later form, to load weights into."""
+        """Replaces the layers inside with those of a later form, to load weights into."""
         raise NotImplementedError
 
     def explain_mismatch(self, weights: Mapping[str, Tensor]) -> Optional[str]:
-        """Says why weights of this layer do not fit it, and how to fix that; None if they may fit.
+        """Why weights of this layer do not fit it, and how to fix that; None if they may fit.
 
         Keys and shapes that do not match are reported elsewhere.
         """
@@ -84,7 +84,7 @@ class Foldable(nn.Module):
         return weights
 
     def fold(self, form: str) -> None:
-        """Brings the layer to a later form, in place, unless it is there or beyond.
+        """Brings the layer to a form, in place, unless it is in that or a later one.
 
         Raises:
             UsageError: if λ is not 1.
@@ -98,7 +98,7 @@ class Foldable(nn.Module):
         self.load_state_dict(weights, strict=False)
 
     def switch_to_deploy(self) -> None:
-        """Fuses the layer in place; raises UsageError if λ is not 1."""
+        """Folds the layer to its last form, in place; raises UsageError if λ is not 1."""
         self.fold(self.forms[-1])
 
     def check_foldable(self) -> None:
@@ -179,7 +179,7 @@ class Foldable(nn.Module):
         if given:
             weights, mismatches = match(self, given)
             shapes = mismatches.pop('of another shape')
-            # Other keys, such as a profiler's, do no harm.
+            # Other keys, such as a profiler's, are harmless.
             mismatches['unexpected'] = [k for k in mismatches['unexpected'] if k.endswith(NUMBERS)]
             complain(mismatches, prefix.rstrip('.') or type(self).__name__)
             own = self.form
@@ -197,7 +197,7 @@ class Foldable(nn.Module):
 
 
 def _held_parameters() -> Tuple[Set[int], Set[int]]:
-    """The ids of the parameters that this process's optimizers hold, and its DDP wrappers."""
+    """The ids of the parameters that this process's optimizers and its DDP wrappers hold."""
     by_optimizers, by_ddp = set(), set()
     for each in gc.get_objects():
         if issubclass(type(each), Optimizer):
@@ -211,7 +211,7 @@ def _held_parameters() -> Tuple[Set[int], Set[int]]:
 def named_foldables(network: nn.Module) -> Iterator[Tuple[str, Foldable]]:
     """Every layer of ``network`` that folds, with the prefix of its keys in a state dict.
 
-    A layer that is in several places comes once for each.
+    A layer that is in several places is returned once for each.
     """
     for name, module in network.named_modules(remove_duplicate=False):
         if isinstance(module, Foldable):
@@ -221,7 +221,7 @@ def named_foldables(network: nn.Module) -> Iterator[Tuple[str, Foldable]]:
 def match(
     network: nn.Module, weights: Mapping[str, Tensor]
 ) -> Tuple[Dict[str, Tensor], Mismatches]:
-    """Compares weights with a network, layer by layer, in the later one of the two forms.
+    """Compares weights with a network, each layer in the later of the two forms.
 
     Args:
         network: A network in any form; its layers may have different ones. It is not changed.

@@ -29,7 +29,7 @@ def merge_deep_convs(model: nn.Module, inplace: bool = False) -> nn.Module:
     """Merges the pair of every deep convolution into one, which can be trained (section 3.1).
 
     Args:
-        model: Any module in any form. Of a wrapped (DDP, EMA) model the network inside is taken.
+        model: Any module in any form. If it is wrapped (DDP, EMA), the network inside is used.
         inplace: Whether to change ``model`` itself instead of a copy.
 
     Returns:
@@ -47,10 +47,10 @@ def merge_deep_convs(model: nn.Module, inplace: bool = False) -> nn.Module:
 def switch_to_deploy(model: nn.Module, inplace: bool = False) -> nn.Module:
     """Fuses a network for inference: one convolution per layer, without norms.
 
-    It calls the method ``switch_to_deploy`` of every module that has one, other packages' too.
+    It calls the method ``switch_to_deploy`` of every module that has one, also of other packages.
 
     Args:
-        model: Any module in any form. Of a wrapped (DDP, EMA) model the network inside is taken.
+        model: Any module in any form. If it is wrapped (DDP, EMA), the network inside is used.
         inplace: Whether to change ``model`` itself instead of a copy.
 
     Returns:
@@ -89,8 +89,8 @@ def unwrap(model: nn.Module) -> nn.Module:
 def check_fused(model: nn.Module, fused: nn.Module, tolerance: float = 1e-4) -> None:
     """Compares each fused layer with the layers that it replaces, on random input in float64.
 
-    Layer by layer and in double precision, so that neither rounding errors nor their growth from
-    layer to layer can hide or fake a difference.
+    It does so layer by layer and in double precision, so that neither rounding errors nor their
+    growth from layer to layer can hide or fake a difference.
 
     Args:
         model: The network before fusing.
@@ -114,7 +114,7 @@ def check_fused(model: nn.Module, fused: nn.Module, tolerance: float = 1e-4) -> 
         if not error <= tolerance * scale:
             raise RuntimeError(
                 f'{name}: the outputs of the fused layer differ from those of the trained one by '
-                f'{error:.2g}; the largest is {scale:.2g}.'
+                f'{error:.2g}; the largest output is {scale:.2g}.'
             )
 
 

@@ -1,6 +1,6 @@
 """Names of weights: other programs' names are replaced by those of this package.
 
-A network that called ``rename_on_loading`` does so whenever anybody calls its ``load_state_dict``.
+``rename_on_loading`` makes a network do this whenever its ``load_state_dict`` is called.
 """
 
 from typing import Any, Dict, Mapping, Optional
@@ -34,7 +34,7 @@ def own_names(weights: Mapping[str, Any], network: Optional[nn.Module] = None) -
 
 
 def name_weights(checkpoint: Dict[str, Any], network: Optional[nn.Module] = None) -> None:
-    """Gives a checkpoint the ``state_dict`` that mmengine reads, in place, in our names."""
+    """Gives a checkpoint the ``state_dict`` that mmengine reads, in place, under our names."""
     if 'state_dict' not in checkpoint or network is not None:
         weights = own_names(checkpoint, network)
         if checkpoint.get('state_dict', {}).keys() != weights.keys():
@@ -42,7 +42,7 @@ def name_weights(checkpoint: Dict[str, Any], network: Optional[nn.Module] = None
 
 
 def rename_on_loading(network: nn.Module) -> None:
-    """Makes a network take weights under any name that ``own_names`` knows, whoever loads them."""
+    """Makes a network take weights under any names that ``own_names`` knows, in any program."""
     network._register_load_state_dict_pre_hook(_take_own_names, with_module=True)
 
 

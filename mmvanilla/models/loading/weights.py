@@ -1,4 +1,4 @@
-"""From files into networks. The layers themselves adapt to the form of their weights."""
+"""Loads files into networks. The layers themselves adapt to the form of their weights."""
 
 import re
 from typing import Any, Dict, Iterator, Optional
@@ -17,7 +17,7 @@ from .official import is_official_state_dict
 def take_classifier_weights(
     backbone: nn.Module, state_dict: Dict[str, Tensor], prefix: str
 ) -> None:
-    """Renames the weights of a classifier, in place, and compares those of the backbone with it.
+    """Renames a classifier's weights, in place, and checks that the backbone's fit the backbone.
 
     Args:
         backbone: The classifier's backbone.
@@ -38,7 +38,7 @@ def take_classifier_weights(
 
 
 def read_state_dict(checkpoint: str) -> Dict[str, Tensor]:
-    """The weights in a checkpoint, under our names; of an authors' file, the EMA weights.
+    """The weights in a checkpoint, under our names; the EMA weights of an authors' file.
 
     Args:
         checkpoint: Path or address.
@@ -91,8 +91,8 @@ def load_pretrained(
         checkpoint: Path or address of a checkpoint of the authors (EMA weights are preferred), of a
             model that contains the backbone, or of a backbone alone, in any form.
         prefix: The prefix of the backbone's keys; 'backbone.' if there are such keys.
-        layers: For the checkpoint of a shallower network, the layer of the backbone that takes each
-            of its layers ('blocks.6' to 'blocks.7'); the other layers stay as they are.
+        layers: For the checkpoint of a shallower network: maps each of its layers to one of the
+            backbone's ('blocks.6' to 'blocks.7'); the other layers stay as they are.
 
     Raises:
         UsageError: naming the file and the series number, λ or keys that do not fit.
@@ -108,7 +108,7 @@ def load_pretrained(
     weights, mismatches = match(backbone, weights)
     mapped = ''
     if layers is not None:
-        mapped = ' by its source_arch (set it to None for weights of the same arch)'
+        mapped = ' with its source_arch (set it to None for weights of the same arch)'
         needed = set(layers.values())
         mismatches['missing'] = [key for key in mismatches['missing'] if _layer(key) in needed]
     complain(mismatches, f'the backbone{mapped}', checkpoint)
