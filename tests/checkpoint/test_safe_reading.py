@@ -529,7 +529,8 @@ def step(**settings):
     ],
 )
 def test_configs_in_checkpoints_are_data(text, named, place, tmp_path, monkeypatch):
-    text = text.replace('{place}', str(place))
+    if isinstance(text, str):
+        text = text.replace('{place}', str(place))
     (tmp_path / FILE).write_text(f"open({str(place)!r}, 'w')\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)

@@ -147,7 +147,7 @@ def test_links():
         'the network has fused weights, which are only for inference',
         'No fused checkpoint was written',
         'SyncBN works only on GPUs',
-        'merging does not work in ',
+        'merging does not work ',
     ],
 )
 def test_troubleshooting_quotes_the_messages(message):
