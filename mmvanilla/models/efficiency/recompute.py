@@ -47,14 +47,16 @@ def _repeating(modes: Dict[nn.Module, bool]) -> Iterator[None]:
     """Sets the modes of modules, and restores modes and running statistics afterwards."""
     before = {m: m.training for m in modes}
     norms = [m for m, training in modes.items() if training and isinstance(m, _BatchNorm)]
-    statistics = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers()]
+    statistics = {norm: dict(norm.named_buffers(recurse=False)) for norm in norms}
+    for norm, buffers in statistics.items():  # not in place: other graphs may have saved them
+        norm._buffers.update({name: buffer.clone() for name, buffer in buffers.items()})
     _set_modes(modes)
     try:
         yield
     finally:
         _set_modes(before)
-        for buffer, value in statistics:
-            buffer.copy_(value)
+        for norm, buffers in statistics.items():
+            norm._buffers.update(buffers)
 
 
 def _set_modes(modes: Dict[nn.Module, bool]) -> None:
