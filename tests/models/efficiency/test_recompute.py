@@ -78,3 +78,20 @@ def test_only_in_training(training):
     y = recompute_in_backward(lambda x: runs.append(1) or conv(x), torch.rand(1, 1, 2, 2), conv)
     y.sum().backward()
     assert len(runs) == 1 + training
+
+
+def test_two_forward_passes_under_ddp(tmp_path):
+    """Recomputing for one graph leaves alone what the other has saved."""
+    store = torch.distributed.FileStore(str(tmp_path / 'store'), 1)
+    torch.distributed.init_process_group('gloo', store=store, rank=0, world_size=1)
+    try:
+        images = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(3))
+        plain, wrapped = narrow(), narrow()
+        ddp = nn.parallel.DistributedDataParallel(wrapped, broadcast_buffers=False)
+        for network in (plain, ddp):
+            loss = sum(network(images)[0].square().mean() for _ in range(2))
+            loss.backward()
+        for expected, got in zip(plain.parameters(), wrapped.parameters()):
+            torch.testing.assert_close(got.grad, expected.grad, rtol=0, atol=0)
+    finally:
+        torch.distributed.destroy_process_group()
