@@ -7,13 +7,14 @@ _base_ = [
     './_base_/coco_recipe.py',
 ]
 
+pretrained = _base_.distilled_weights
 model = dict(
     backbone=dict(_base_.vanillanet13, out_indices=(1, 2, 3)),
     neck=dict(in_channels=[1024, 2048, 4096], start_level=0),
 )
 train_pipeline = _base_.train_boxes
 train_dataloader = dict(_base_.batches, dataset=dict(pipeline=train_pipeline))
-optim_wrapper = dict(_base_.layer_decay, optimizer=dict(_base_.adamw, _delete_=True, lr=8e-5))
+optim_wrapper = dict(_base_.layer_decay, optimizer=dict(_base_.adamw, lr=8e-5))
 param_scheduler = [_base_.warmup, dict(_base_.steps, milestones=[10, 11])]
 auto_scale_lr = _base_.auto_scale
 custom_hooks = _base_.fuse_at_end

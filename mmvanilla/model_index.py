@@ -26,8 +26,12 @@ def register_models(module: ModuleType) -> None:
     """Adds our models to mmpretrain's list, given the module that it is in."""
     root = find_root()
     index = root / 'model-index.yml'
-    if index.exists():  # a bare copy of the package has none
-        module.ModelHub.register_model_index(index, config_prefix=root)
+    try:
+        if index.exists():  # a bare copy of the package has none
+            module.ModelHub.register_model_index(index, config_prefix=root)
+    except Exception as error:  # mmpretrain and mmvanilla must stay importable
+        message = f'mmpretrain does not list the models of mmvanilla: {error}'
+        warnings.warn(message, stacklevel=2)
 
 
 def register_when_imported() -> None:
@@ -52,11 +56,7 @@ class _AfterImport(MetaPathFinder):
 
             def exec_and_register(module: ModuleType) -> None:
                 exec_module(module)
-                try:
-                    register_models(module)
-                except Exception as error:  # mmpretrain must stay importable
-                    message = f'mmpretrain does not list the models of mmvanilla: {error}'
-                    warnings.warn(message, stacklevel=2)
+                register_models(module)
 
             spec.loader.exec_module = exec_and_register
         return spec

@@ -14,7 +14,7 @@ vanillanet13 = dict(
     norm_cfg=dict(type='SyncBN'),
     init_cfg=dict(type='Pretrained', checkpoint=distilled_weights),
 )
-adamw = dict(type='AdamW', betas=(0.9, 0.999), weight_decay=0.05)
+adamw = dict(_delete_=True, type='AdamW', betas=(0.9, 0.999), weight_decay=0.05)
 # As in the authors' repository: one learning rate for every two blocks, lower in earlier ones.
 layer_decay = dict(
     constructor='mmvanilla.LayerDecayOptimWrapperConstructor',

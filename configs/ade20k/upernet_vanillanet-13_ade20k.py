@@ -21,7 +21,8 @@ optim_wrapper = dict(
     _base_.layer_decay,
     _delete_=True,
     type='OptimWrapper',
-    optimizer=dict(_base_.adamw, lr=1e-4),
+    # Spelled out: inside a wrapper that is replaced, adamw's own _delete_ would stay as a setting.
+    optimizer=dict(type='AdamW', lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05),
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-6, by_epoch=False, begin=0, end=1500),

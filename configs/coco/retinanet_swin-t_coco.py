@@ -12,7 +12,7 @@ optim_wrapper = dict(
             'norm': dict(decay_mult=0.0),
         }
     ),
-    optimizer=dict(_base_.adamw, _delete_=True, lr=1e-4),
+    optimizer=dict(_base_.adamw, lr=1e-4),
 )
 param_scheduler = [_base_.warmup, dict(_base_.steps, milestones=[10, 11])]
 auto_scale_lr = _base_.auto_scale

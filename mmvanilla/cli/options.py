@@ -62,7 +62,8 @@ def load_config(args: argparse.Namespace) -> Config:
     """The config with the common command-line options merged in."""
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = read_config(args.config, args.cfg_options)
-    cfg.launcher = args.launcher
+    if 'launcher' not in (args.cfg_options or {}):
+        cfg.launcher = args.launcher
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:

@@ -4,7 +4,6 @@ Prints a Markdown table; with --deploy also the paper's numbers (Table 4) for th
 """
 
 import argparse
-from itertools import chain
 from pathlib import Path
 from typing import Dict, Iterator, List, Optional, Tuple
 
@@ -135,9 +134,9 @@ def main() -> None:
     shape = tuple(args.shape * 2)[:2] if args.shape else None
     log_errors_only()
     configs = [Path(path) for path in args.config]
-    rows = make_rows(configs, shape, args.deploy, args.cfg_options)
-    first = next(rows)  # errors are raised before the head is printed
-    print_table(HEAD + OF_PAPER if args.deploy else HEAD, chain([first], rows))
+    # All of them first, so that errors are raised before the head is printed.
+    rows = list(make_rows(configs, shape, args.deploy, args.cfg_options))
+    print_table(HEAD + OF_PAPER if args.deploy else HEAD, rows)
 
 
 if __name__ == '__main__':

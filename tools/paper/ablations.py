@@ -70,7 +70,7 @@ def read_rows(tables: Sequence[int]) -> List[Row]:
     """The rows of the paper's Tables 1 to 3, with the config of each."""
     return [
         dict(row, table=str(table))
-        for table in tables
+        for table in sorted(set(tables))
         for row in read_table(Path(__file__).with_name(f'table{table}.csv'))
     ]
 

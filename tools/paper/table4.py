@@ -8,10 +8,10 @@ import csv
 import gc
 import re
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Dict, Iterator, List, Sequence
 
-from adjustText import adjust_text
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
@@ -21,6 +21,7 @@ from mmvanilla.cli.figures import figure_file, write_figure
 from mmvanilla.cli.options import add_device, log_errors_only, one_sentence_errors
 from mmvanilla.cli.tables import print_table, read_table
 from mmvanilla.cli.timing import describe_machine
+from mmvanilla.errors import UsageError
 
 sys.path.insert(0, str(Path(__file__).parents[1] / 'analysis_tools'))
 from benchmark import time_forms  # noqa: E402  a tool beside this folder
@@ -106,12 +107,16 @@ def draw_models(axis: Axes, rows: Sequence[Row], latency: str, size: str) -> Non
 
 def label_models(axis: Axes) -> None:
     """Moves the names apart, within the axes; lines lead from those that moved to their circles."""
+    from adjustText import adjust_text
+
     arrow = dict(arrowstyle='-', color='0.4', linewidth=0.5)
     adjust_text(axis.texts, ax=axis, iter_lim=500, arrowprops=arrow)
 
 
 def main() -> None:
     args = parse_args()
+    if args.figure3 and find_spec('adjustText') is None:
+        raise UsageError('--figure3 needs adjustText: pip install adjustText.')
     log_errors_only()
     machine = describe_machine(args.device)
     print(
