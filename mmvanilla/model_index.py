@@ -24,9 +24,9 @@ def find_root() -> Path:
 @cache  # once, even if mmvanilla is reloaded
 def register_models(module: ModuleType) -> None:
     """Adds our models to mmpretrain's list, given the module that it is in."""
-    root = find_root()
-    index = root / 'model-index.yml'
     try:
+        root = find_root()
+        index = root / 'model-index.yml'
         if index.exists():  # a bare copy of the package has none
             module.ModelHub.register_model_index(index, config_prefix=root)
     except Exception as error:  # mmpretrain and mmvanilla must stay importable

@@ -14,7 +14,7 @@ from helpers.narrow_detector import narrow_options
 from helpers.programs import ROOT, fail, run_in_process
 
 from mmvanilla.checkpoint import load_checkpoint
-from mmvanilla.cli.options import make_parser
+from mmvanilla.cli.options import load_config, make_parser
 
 CONFIG = """
 _base_ = '{root}/configs/digits/upernet_vanillanet-6_digits.py'
@@ -158,3 +158,12 @@ def test_errors(environment, options, message, digits, monkeypatch, tmp_path):
 def test_launchers_parse(launcher):
     args = make_parser('').parse_args(['config.py', '--launcher', launcher])
     assert args.launcher == launcher
+
+
+@pytest.mark.parametrize(
+    ('options', 'launcher'),
+    [([], 'none'), (['--launcher', 'slurm'], 'slurm'), (['--cfg-options', 'launcher=mpi'], 'mpi')],
+)
+def test_launcher_of_the_config(options, launcher, monkeypatch):
+    monkeypatch.setenv('LOCAL_RANK', '0')
+    assert load_config(make_parser('').parse_args([NARROW, *options])).launcher == launcher

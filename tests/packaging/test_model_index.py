@@ -70,12 +70,23 @@ def test_bare_package(tmp_path, monkeypatch):
     assert set(module.ModelHub._models_dict) == before
 
 
-def test_an_error_of_ours_leaves_mmpretrain_importable(tmp_path):
-    code = (
-        'import sys\nimport mmvanilla\nfrom mmvanilla import model_index\n'
-        'model_index.find_root = lambda: 1 / 0\nimport mmpretrain\n'
-        "print(len(mmpretrain.list_models('*vanillanet*')))"
-    )
+@pytest.mark.parametrize(
+    'imports',
+    [
+        'import mmvanilla.model_index as index\n'
+        'index.find_root = lambda: 1 / 0\n'
+        'import mmpretrain\n',
+        'import mmpretrain\n'
+        'from mmpretrain.apis.model import ModelHub\n'
+        'register = ModelHub.register_model_index\n'
+        'ModelHub.register_model_index = lambda *args, **kwargs: 1 / 0\n'
+        'import mmvanilla\n'
+        'ModelHub.register_model_index = register\n',
+    ],
+    ids=['mmvanilla first', 'mmpretrain first'],
+)
+def test_an_error_of_ours_breaks_no_import(imports):
+    code = f"{imports}print(len(mmpretrain.list_models('*vanillanet*')))"
     output = run_python('-W', 'always', '-c', code)
     assert output.strip().endswith('0')
     assert 'mmpretrain does not list the models of mmvanilla: division by zero' in output

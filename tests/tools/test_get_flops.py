@@ -87,6 +87,10 @@ def test_errors(run_tool, capsys, monkeypatch, tmp_path):
     config.write_text("_base_ = 'mmyolo::_base_/default_runtime.py'")
     message = fail('analysis_tools/get_flops', config, monkeypatch=monkeypatch)
     assert 'config.py cannot be read: mmyolo is not installed' in message
+    capsys.readouterr()
+    message = fail('analysis_tools/get_flops', CONFIGS[0], 'none.py', monkeypatch=monkeypatch)
+    assert 'config none.py does not exist' in message
+    assert '| config |' not in capsys.readouterr().out  # no half table
     with pytest.raises(SystemExit) as error:
         run_tool(TOOL, CONFIGS[0], '--shape', '1', '2', '3')
     assert error.value.code == 2

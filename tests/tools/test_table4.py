@@ -7,6 +7,7 @@ import cv2
 import mmpretrain
 import pytest
 import table4
+from helpers.programs import fail
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.ticker import LogLocator
 
@@ -57,6 +58,12 @@ def test_figure3_is_legible(monkeypatch, tmp_path):
         assert isinstance(axis.xaxis.get_major_locator(), LogLocator)
         ticks = {tick.get_text() for tick in axis.get_xticklabels()}
         assert {'2', '3', '5', '10', '20'} <= ticks
+
+
+def test_figure_without_adjust_text(monkeypatch, tmp_path):
+    monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
+    message = fail('paper/table4', '--figure3', tmp_path / 'a.png', monkeypatch=monkeypatch)
+    assert '--figure3 needs adjustText: pip install adjustText' in message
 
 
 def test_figure_of_another_format(run_tool, capsys):

@@ -95,3 +95,35 @@ def test_two_forward_passes_under_ddp(tmp_path):
             torch.testing.assert_close(got.grad, expected.grad, rtol=0, atol=0)
     finally:
         torch.distributed.destroy_process_group()
+
+
+PASSES = {
+    'through one graph twice': lambda loss: _backward_twice(loss()),
+    'in reverse order': lambda loss: [each.backward() for each in reversed([loss(), loss()])],
+    'with a graph of the gradients': lambda loss: loss().backward(create_graph=True),
+}
+
+
+def _backward_twice(loss):
+    loss.backward(retain_graph=True)
+    loss.backward()
+
+
+@pytest.mark.parametrize('passes', PASSES)
+@pytest.mark.parametrize('kwargs', [{}, dict(with_cp=True), dict(merged=True)], ids=str)
+def test_other_backward_passes(kwargs, passes, monkeypatch):
+    """Whatever is done with the graph, gradients and statistics are those without recomputing."""
+    images = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(3))
+    found = []
+    for recomputing in (True, False):
+        if not recomputing:
+            for module in ('recompute', 'on_cpu'):
+                place = f'mmvanilla.models.efficiency.{module}.recomputes'
+                monkeypatch.setattr(place, lambda module: False)
+        network = narrow(**kwargs)
+        PASSES[passes](lambda network=network: network(images)[0].square().mean())
+        found.append(
+            [p.grad.detach() for p in network.parameters()] + [b.clone() for b in network.buffers()]
+        )
+    for got, expected in zip(*found):
+        torch.testing.assert_close(got, expected, rtol=0, atol=0)
