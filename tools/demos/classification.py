@@ -1,5 +1,6 @@
 """The demo: trains a small classifier on handwritten digits, fuses it, and shows what came out."""
 
+import argparse
 import random
 import sys
 from pathlib import Path
@@ -50,6 +51,7 @@ def draw_predictions(images: List[Path], results: List[Dict], path: Path) -> Non
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     run = train_and_evaluate(CONFIG, Path('work_dirs/demo_classification'))
     draw_curves(run, TOP1, 'top-1 accuracy of the averaged weights, %')
     images = sorted(Path('data/digits_folders/val').glob('*/*.jpg'))

@@ -1,5 +1,6 @@
 """The demo: trains a small segmentor on handwritten digits, fuses it, and shows what came out."""
 
+import argparse
 from pathlib import Path
 from typing import List
 
@@ -35,6 +36,7 @@ def draw_predictions(checkpoint: Path, images: List[Path], path: Path) -> None:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     run = train_and_evaluate(CONFIG, Path('work_dirs/demo_segmentation'))
     images = sorted((DATA / 'val2017').glob('*.jpg'))[:NUM_PICTURES]
     draw_predictions(run.fused, images, run.folder / 'predictions.png')

@@ -21,12 +21,13 @@ class Conv2d(nn.Conv2d):
     """
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
-        if x.device.type == 'cpu' and not torch.jit.is_tracing():
-            if self._is_product and x.is_contiguous(memory_format=torch.channels_last):
+        product, depthwise = self._is_product, self.groups == self.in_channels
+        if (product or depthwise) and x.device.type == 'cpu' and not torch.jit.is_tracing():
+            if product and x.is_contiguous(memory_format=torch.channels_last):
                 if not (torch.compiler.is_compiling() and _are_powers_of_two(weight.shape[:2])):
                     x = F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias)  # (N, H, W, C_out)
                     return x.permute(0, 3, 1, 2)
-            elif self.groups == self.in_channels and x.requires_grad and x.is_contiguous():
+            elif depthwise and x.requires_grad and x.is_contiguous():
                 x = x.contiguous(memory_format=torch.channels_last)
                 return super()._conv_forward(x, weight, bias).contiguous()
         return super()._conv_forward(x, weight, bias)
