@@ -77,4 +77,4 @@ def _lean_convolutions(conv: nn.Module, x: Tensor) -> Tensor:
 
 
 def _trains_on_cpu(module: nn.Module, x: Tensor) -> bool:
-    return x.device.type == 'cpu' and recomputes(module)
+    return recomputes(module) and x.device.type == 'cpu'
