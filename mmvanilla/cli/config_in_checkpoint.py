@@ -16,19 +16,19 @@ from mmengine.config import Config
 from ..config import nested_dicts
 from ..errors import UsageError
 
-# A config in a checkpoint may name these packages, ...
+# A config in a checkpoint may name: these packages;
 SCOPES = ('mmengine', 'mmcv', 'mmdet', 'mmpretrain', 'mmseg', 'mmvanilla')
-# ... the layers in these modules, which read no files, ...
+# layers in these modules, since those layers read no files;
 _ROOMS = (
     *('torch.', 'mmengine.', 'mmcv.', 'mmvanilla.', 'mmdet.models.', 'mmseg.models.'),
     *(f'mmpretrain.models.{room}' for room in ('backbones', 'necks', 'heads', 'losses', 'classif')),
 )
-# ... these transforms of test pipelines, ...
+# these transforms of test pipelines;
 TRANSFORMS = (
     *('LoadImageFromFile', 'Resize', 'FixScaleResize', 'FixShapeResize', 'ResizeEdge', 'Pad'),
     *('CenterCrop', 'Normalize', 'LoadAnnotations', 'PackDetInputs', 'PackInputs', 'PackSegInputs'),
 )
-# ... and words, but no files, addresses or expressions: dots only in numbers ('13-x1.5').
+# and words, but no files, addresses or expressions: dots only in numbers ('13-x1.5').
 _WORD = re.compile(r'([A-Za-z0-9_+-]|(?<=\d)\.(?=\d)){0,64}')
 _TOO_DEEP = (MemoryError, RecursionError)
 
@@ -46,7 +46,7 @@ def config_in_checkpoint(checkpoint: Mapping[str, Any], path: Union[str, Path]) 
         path: Its path, for messages.
 
     Raises:
-        UsageError: if there is no config, or it names anything else.
+        UsageError: if there is no config, if it lacks a test pipeline, or if it names other things.
     """
     meta = checkpoint.get('meta')
     text = meta.get('cfg') if isinstance(meta, dict) else None

@@ -13,15 +13,15 @@ from ...registry import OPTIM_WRAPPER_CONSTRUCTORS, register
 
 @register(OPTIM_WRAPPER_CONSTRUCTORS)
 class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
-    """Scales the learning rate of a layer by ``decay_rate ** (num_layers - layer_id - 1)``.
+    """Scales a layer's learning rate by ``decay_rate ** d``, d the number of layers after it.
 
     It asks the backbone, not the model, for the depth (``get_layer_depth``), so it works for
     detectors, classifiers and segmentors alike, with mmpretrain's backbones too. Everything outside
     the backbone has scale 1. Norms and biases have no weight decay.
 
     ``paramwise_cfg`` holds ``decay_rate`` and ``blocks_per_layer``, the number of blocks that count
-    as one layer; both are 1 by default. On COCO the authors use 2 blocks: the stem has the scale
-    ``rate ** 7``, the last layer ``rate``.
+    as one layer; both are 1 by default. On COCO the authors use ``blocks_per_layer=2``: the stem of
+    VanillaNet-13 then has the scale ``rate ** 7``, its last blocks ``rate``.
 
     Raises:
         UsageError: for other keys, or if no module of the model has ``get_layer_depth``.

@@ -10,6 +10,7 @@ from typing import Callable, Tuple
 import torch
 from torch import Tensor, nn
 
+from ..series_activation import SeriesActivation
 from .recompute import recompute_in_backward, recomputes
 
 Forward = Callable[[nn.Module, Tensor], Tensor]
@@ -60,7 +61,7 @@ def lean_block(block: nn.Module, x: Tensor) -> Tensor:
     if isinstance(getattr(act, 'norm', None), nn.Identity):  # deploy form: nothing to recompute
         return act(pool(conv(x)))
     x = _lean_convolutions(conv, x)
-    if not hasattr(act, 'activate'):  # an activation that is not ours
+    if type(act).forward is not SeriesActivation.forward:  # another activation
         return act(recompute_in_backward(lambda x: pool(conv.norm(x)), x, block))
     act.check_training()
     x = recompute_in_backward(lambda x: act.activate(pool(conv.norm(x))), x, block)
