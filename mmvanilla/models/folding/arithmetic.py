@@ -94,7 +94,7 @@ def put_conv(
 ) -> None:
     """Puts a folded convolution into a state dict, in ``dtype`` and freshly allocated memory.
 
-    Results of ``merge_convs`` may have unusual strides, for which torch silently runs slower kernels.
+    Results of ``merge_convs`` may have unusual strides, with which torch silently is slower.
     """
     for name, value in (('weight', weight), ('bias', bias)):
         fresh = torch.empty(value.shape, dtype=dtype, device=value.device)
