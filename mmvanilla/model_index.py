@@ -5,7 +5,7 @@ mmpretrain may be absent, and takes seconds to import: the list is filled once i
 
 import sys
 import warnings
-from functools import cache
+from functools import lru_cache
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
@@ -21,7 +21,7 @@ def find_root() -> Path:
     return installed if (installed / 'model-index.yml').exists() else Path(__file__).parents[1]
 
 
-@cache  # once, even if mmvanilla is reloaded
+@lru_cache(maxsize=None)  # once, even if mmvanilla is reloaded
 def register_models(module: ModuleType) -> None:
     """Adds our models to mmpretrain's list, given the module that it is in."""
     try:

@@ -85,7 +85,7 @@ def main() -> None:
     found = inferencer(
         args.images, out_dir=args.out_dir, pred_score_thr=args.score_thr, no_save_pred=False
     )
-    for image, prediction in zip(args.images, found['predictions'], strict=True):
+    for image, prediction in zip(args.images, found['predictions']):
         drawn = sum(score >= args.score_thr for score in prediction['scores'])
         print(f'{image}: {drawn} objects, {args.out_dir}/vis/{Path(image).name}')
 

@@ -60,10 +60,12 @@ def export_onnx(network: nn.Module, path: Union[str, Path]) -> float:
     raw = _RawOutputs(network).eval()
     images = torch.rand(2, 3, *SIZES[0])
     with torch.no_grad():
-        named = {'images': images} | raw.named_outputs(images)
+        named = {'images': images, **raw.named_outputs(images)}
     axes = {
-        name: {0: 'batch'}
-        | {i: f'{name}_{"height" if i == 2 else "width"}' for i in range(2, x.dim())}
+        name: {
+            0: 'batch',
+            **{i: f'{name}_{"height" if i == 2 else "width"}' for i in range(2, x.dim())},
+        }
         for name, x in named.items()
     }
     with replace_when_whole(path) as temporary:
@@ -121,7 +123,7 @@ def _largest_error(raw: nn.Module, path: Path) -> float:
             with torch.inference_mode():
                 expected = raw(images)
             got = session.run(None, {'images': images.numpy()})
-            for one, other in zip(got, expected, strict=True):
+            for one, other in zip(got, expected):
                 difference = (torch.from_numpy(one) - other).abs().max()
                 errors.append((difference / other.abs().max()).item())
     return torch.tensor(errors).max().item()  # NaN if one is

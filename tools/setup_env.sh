@@ -1,30 +1,24 @@
 #!/usr/bin/env bash
-# Makes .venv with the pinned, tested stack; with the argument onedl, .venv-onedl with that of the
-# maintained fork (onedl). After an interruption, run it again: it goes on where it stopped.
-# PYTHON=... chooses the interpreter (3.11 or 3.12).
+# Makes .venv with the pinned, tested stack; with a name, .venv-NAME with that of requirements/NAME:
+# its Pythons (python.txt), packages (runtime.txt) and versions (constraints.txt).
+# After an interruption, run it again: it goes on where it stopped. PYTHON=... chooses the interpreter.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-case ${1:-openmmlab} in
-openmmlab)
-    VENV=.venv
-    MMCV=mmcv==2.1.0
-    REQUIREMENTS=requirements
-    ;;
-onedl)
-    VENV=.venv-onedl
-    MMCV=onedl-mmcv==2.3.6
-    REQUIREMENTS=requirements/onedl
-    ;;
-*)
-    echo "error: no environment is called $1: give no argument, or onedl." >&2
+NAME=${1:-openmmlab}
+DATA=requirements/$NAME
+[[ -f $DATA/python.txt ]] || {
+    echo "error: no environment is called $NAME: the folders of requirements/ name them." >&2
     exit 1
-    ;;
-esac
+}
+VENV=.venv
+[[ $NAME == openmmlab ]] || VENV=.venv-$NAME
+PYTHONS=$(cat $DATA/python.txt) # minor versions, the preferred one first
+MMCV=$(grep -E '^(onedl-)?mmcv==' $DATA/constraints.txt)
 CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/mmvanilla/wheels
 LOG=$VENV/setup.log
 STAMP=$VENV/ready
-WANTED=$(cat requirements/{build,tests}.txt $REQUIREMENTS/{runtime,constraints}.txt setup.py tools/setup_env.sh | sha256sum)
+WANTED=$(cat requirements/{build,tests}.txt $DATA/*.txt setup.py tools/setup_env.sh | sha256sum)
 
 fail() {
     echo "error: $*" >&2
@@ -42,16 +36,18 @@ run() {
     fi
 }
 
+is_wanted() { # is_wanted INTERPRETER
+    "$1" -c "import sys, venv, ensurepip; sys.exit('%d.%d' % sys.version_info[:2] not in '$PYTHONS'.split())" 2>/dev/null
+}
+
 find_python() {
-    local candidate
-    for candidate in ${PYTHON:-python3.12 python3.11 python3}; do
-        if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info[:2] not in [(3, 11), (3, 12)])' \
-            2>/dev/null; then
-            echo "$candidate"
-            return
-        fi
+    local candidate version
+    for version in $PYTHONS; do
+        for candidate in ${PYTHON:-python$version python3 ${PYENV_ROOT:-$HOME/.pyenv}/versions/$version.*/bin/python}; do
+            is_wanted "$candidate" && echo "$candidate" && return
+        done
     done
-    fail "no Python 3.11 or 3.12 with venv found: install it, or name it with PYTHON=..."
+    fail "no Python ${PYTHONS// / or } with venv found: install it, or name it with PYTHON=..."
 }
 
 need_space() { # need_space FOLDER GIGABYTES WHAT
@@ -71,8 +67,8 @@ build_mmcv() { # leaves the wheel's path in $wheel
     platform=$($VENV/bin/python -c 'import sys, sysconfig, torch; print(
         f"torch{torch.__version__}-cp{sys.version_info[0]}{sys.version_info[1]}-{sysconfig.get_platform()}")')
     local folder=$CACHE/$platform-$cuda
-    local name=${MMCV/==/-}
-    name=${name/onedl-/onedl_}
+    local name=${MMCV/onedl-/onedl_}
+    name=${name/==/-}
     wheel=$(compgen -G "$folder/$name-*.whl" || true)
     [[ -n $wheel ]] && return
     command -v "${CXX:-c++}" >/dev/null || command -v g++ >/dev/null ||
@@ -101,16 +97,15 @@ if ! $VENV/bin/python -m pip --version >/dev/null 2>&1; then
     need_space . 10 "the environment"
     "$python" -m venv $VENV || fail "$python cannot make a virtual environment: install its venv package."
 fi
-$VENV/bin/python -c 'import sys; sys.exit(sys.version_info[:2] not in [(3, 11), (3, 12)])' ||
-    fail "$VENV has a Python other than 3.11 or 3.12: remove it and run this again."
+is_wanted $VENV/bin/python || fail "$VENV has a Python other than ${PYTHONS// / or }: remove it and run this again."
 : >"$LOG"
 pip() { $VENV/bin/python -m pip --disable-pip-version-check "$@"; }
 # The fork is published as source, and built here with the build tools that are installed first.
-install() { pip install -c $REQUIREMENTS/constraints.txt --no-build-isolation "$@"; }
+install() { pip install -c $DATA/constraints.txt --no-build-isolation "$@"; }
 run "installing torch and build tools" install -r requirements/build.txt
 build_mmcv
 run "installing mmcv" pip install --no-deps "$wheel"
-run "installing OpenMMLab packages and test tools" install -r $REQUIREMENTS/runtime.txt -r requirements/tests.txt
+run "installing OpenMMLab packages and test tools" install -r $DATA/runtime.txt -r requirements/tests.txt
 # opencv-python needs libGL, which servers lack; nothing here opens a window.
 run "removing opencv-python" pip uninstall -y opencv-python
 run "installing opencv-python-headless" install --no-deps --force-reinstall opencv-python-headless

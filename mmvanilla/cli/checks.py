@@ -46,7 +46,7 @@ def check_channels(cfg: Config) -> None:
     if not is_ours or not isinstance(taken, list):
         return
     with torch.device('meta'):
-        given = list(VanillaNet(**backbone | dict(init_cfg=None)).out_channels)
+        given = list(VanillaNet(**{**backbone, 'init_cfg': None}).out_channels)
     if taken != given:
         raise UsageError(
             f'model.neck.in_channels is {taken}, but the backbone returns {given}: set it to that, '

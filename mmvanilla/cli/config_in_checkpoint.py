@@ -5,7 +5,7 @@ import copy
 import re
 import sys
 from contextlib import suppress
-from functools import cache
+from functools import lru_cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -138,7 +138,7 @@ def _leaves(value: Any) -> Iterator[Any]:
         yield value
 
 
-@cache
+@lru_cache(maxsize=None)
 def _registered_layers(scope: str) -> FrozenSet[str]:
     """Names of the layers that a package and mmengine register, and of mmcv's operators."""
     names = set(import_module('mmcv.ops').__all__)

@@ -1,8 +1,10 @@
-"""Timing functions that take turns, so that the noise of the machine affects all alike."""
+"""Measuring so that neither other measurements nor the noise of the machine favour anything."""
 
+import multiprocessing
 import platform
 import re
 import time
+from concurrent.futures import ProcessPoolExecutor
 from statistics import median
 from typing import Any, Callable, List, Sequence
 
@@ -34,11 +36,17 @@ def time_by_turns(
     return [median(mine) for mine in zip(*times[warmup:])]
 
 
+def in_new_process(function: Callable[..., Any], *args: Any) -> Any:
+    """Calls a function in a process of its own, whose memory is therefore that of the function."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context('spawn')) as pool:
+        return pool.submit(function, *args).result()
+
+
 def describe_machine(device: str) -> str:
     """Device, threads and torch version, which published measurements must name."""
     if device == 'cuda':
         name = torch.cuda.get_device_name()
     else:
-        found = re.search(r'Model name:\s*(.+)', collect_env.get_cpu_info(collect_env.run) or '')
+        found = re.search(r'Model name:\s*(.+)', collect_env.run('lscpu')[1])
         name = f'{found[1] if found else platform.machine()}, {torch.get_num_threads()} threads'
     return f'{name}, torch {torch.__version__}'

@@ -1,6 +1,6 @@
 """The fastest way that we know to run a network, in one call."""
 
-from functools import cache
+from functools import lru_cache
 from itertools import count
 from types import FunctionType
 from typing import Any, Callable, Optional
@@ -56,7 +56,7 @@ def optimize_for_inference(
             _run_in(part, dtype)
         if compile:
             _compile(part, kind)
-    chosen = ['fused', 'channels_last', str(dtype).removeprefix('torch.')]
+    chosen = ['fused', 'channels_last', str(dtype).replace('torch.', '')]
     print_log(
         f'Optimized for {device}{" (" + ", ".join(parts) + ")" if parts else ""}: '
         f'{", ".join(chosen + ["compiled"] * compile)}.',
@@ -114,7 +114,7 @@ def _map_tensors(function: Callable[[Tensor], Tensor], values: Any) -> Any:
     return apply_to(values, lambda x: isinstance(x, Tensor), function)
 
 
-@cache
+@lru_cache(maxsize=None)
 def compiler_works(device: str) -> bool:
     """Whether ``torch.compile`` works on a device; it needs a C++ compiler, or Triton."""
     conv = nn.Conv2d(1, 1, 1).to(device).requires_grad_(False)

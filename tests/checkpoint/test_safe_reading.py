@@ -226,7 +226,7 @@ print('all refused')
 @pytest.mark.parametrize('reader', ['ours', 'torch'])
 def test_malicious_files(reader, place, tmp_path):
     """Another process reads them, because some of them could crash it."""
-    files = MALICIOUS if reader == 'torch' else MALICIOUS | MALICIOUS_TENSORS
+    files = MALICIOUS if reader == 'torch' else {**MALICIOUS, **MALICIOUS_TENSORS}
     paths = [
         write(tmp_path / f'{name}.pth', with_place(instructions, place))
         for name, instructions in files.items()

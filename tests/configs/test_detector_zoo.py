@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from helpers.networks import randomize
+from helpers.pairs import zip_equal
 from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
 from mmengine.dataset import pseudo_collate
@@ -103,7 +104,7 @@ def train(cfg, data, work_dir):
     after = runner.model.backbone.state_dict()
     moved = [name for name in before if not torch.equal(before[name], after[name])]
     logged = {
-        key.removeprefix('train/'): list(buffer.data[0])
+        key[len('train/') :]: list(buffer.data[0])
         for key, buffer in runner.message_hub.log_scalars.items()
     }
     return runner.model, logged, moved
@@ -159,7 +160,7 @@ def test_trains_predicts_and_fuses(config, out_indices, tmp_path):
     name = config.split('/')[0]
     plug_in(cfg, out_indices)
     for part in nested_dicts(cfg.model.get('test_cfg')):
-        thresholds = THRESHOLDS | dict(mask_thr=MASK_THRESHOLDS.get(name, part.get('mask_thr')))
+        thresholds = dict(THRESHOLDS, mask_thr=MASK_THRESHOLDS.get(name, part.get('mask_thr')))
         part.update({key: value for key, value in thresholds.items() if key in part})
     side = SIDES.get(name, 128)
     model, logged, moved = train(cfg, make_batch(cfg, side), tmp_path)
@@ -176,6 +177,6 @@ def test_trains_predicts_and_fuses(config, out_indices, tmp_path):
     wrong = switch_to_deploy(model)
     wrong.backbone.stem.act.conv.weight.data[::2] *= 1.02  # must be noticed: tolerances are tight
     data = make_batch(cfg, side)
-    for samples in zip(*(predict(form, data) for form in (model, fused, wrong)), strict=True):
+    for samples in zip_equal(*(predict(form, data) for form in (model, fused, wrong))):
         assert are_same(samples[1], samples[0], side)
         assert not are_same(samples[2], samples[0], side)

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from helpers.networks import ARCHS
+from helpers.pairs import zip_equal
 from helpers.programs import ROOT
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
@@ -53,7 +54,7 @@ def test_there_are_eleven():
 
 
 def test_recipe(arch):
-    cfg, row = load(arch), dict(zip(COLUMNS, TABLE7[arch], strict=True))
+    cfg, row = load(arch), dict(zip_equal(COLUMNS, TABLE7[arch]))
     assert cfg.model.backbone.arch == arch and cfg.model.head.num_classes == 1000
     assert cfg.model.backbone.get('act_num', 3) == 3
     assert cfg.model.head.in_channels == VanillaNet.arch_settings[arch]['channels'][-1]

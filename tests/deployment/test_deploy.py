@@ -10,6 +10,7 @@ import torch
 from helpers.config_options import read_config
 from helpers.narrow_detector import CONFIG, narrow_options
 from helpers.networks import randomize, relative_error
+from helpers.pairs import zip_equal
 from helpers.programs import ROOT, fail
 from mmengine.fileio import load
 from mmengine.registry import MODELS, init_default_scope
@@ -37,7 +38,7 @@ def check_onnx(path, network):
             if isinstance(expected, torch.Tensor):
                 named = {'logits': expected}
             else:
-                kinds = zip(('cls_score', 'bbox_pred'), expected, strict=True)
+                kinds = zip_equal(('cls_score', 'bbox_pred'), expected)
                 named = {f'{kind}_{i}': x for kind, xs in kinds for i, x in enumerate(xs)}
             assert [output.name for output in session.get_outputs()] == list(named)
             for name, got in zip(named, session.run(None, {'images': images.numpy()})):
@@ -87,7 +88,7 @@ def test_files_are_all_that_inference_needs(trained, digits, run_tool, tmp_path)
         [sample['pred_instances'] for sample in load(tmp_path / f'{name}.pkl')]
         for name in ('fused', 'trained')
     )
-    for got, wanted in zip(fused, expected, strict=True):
+    for got, wanted in zip_equal(fused, expected):
         torch.testing.assert_close(got['scores'], wanted['scores'], rtol=1e-3, atol=1e-4)
     photo = shutil.copy(next((digits / 'val2017').iterdir()), tmp_path / 'photo.jpg')
     run_tool('tools/image_demo.py', checkpoint, photo, '--out-dir', tmp_path / 'drawn')

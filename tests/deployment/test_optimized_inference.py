@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from helpers.networks import randomize, relative_error
+from helpers.pairs import zip_equal
 from helpers.programs import ROOT
 from mmdet.registry import MODELS
 from mmengine.config import Config
@@ -30,7 +31,7 @@ def test_backbone(backbone, compile):
     assert (optimized._compiled_call_impl is not None) == (compile is None)
     for model in (optimized, copy.deepcopy(optimized)):
         for x in (X, X[:1, :, :32]):
-            for got, expected in zip(model(x), backbone(x), strict=True):
+            for got, expected in zip_equal(model(x), backbone(x)):
                 assert relative_error(got, expected) < 1e-4
     assert backbone.stem.conv.is_deep  # a copy was optimized
     assert not any(param.requires_grad for param in optimized.parameters())
@@ -39,7 +40,7 @@ def test_backbone(backbone, compile):
 @torch.no_grad()
 def test_bfloat16(backbone):
     optimized = optimize_for_inference(backbone, dtype=torch.bfloat16, compile=False)
-    for got, expected in zip(optimized(X), backbone(X), strict=True):
+    for got, expected in zip_equal(optimized(X), backbone(X)):
         assert got.dtype == torch.float32
         assert 1e-5 < relative_error(got, expected) < 0.1
 
@@ -56,7 +57,7 @@ def test_detector():
     for part in (optimized.backbone, optimized.neck, optimized.bbox_head):
         assert part._compiled_call_impl is not None
     for got, expected in zip(optimized(X, mode='tensor'), detector(X, mode='tensor')):
-        for level in zip(got, expected, strict=True):
+        for level in zip_equal(got, expected):
             assert relative_error(*level) < 1e-4
 
 

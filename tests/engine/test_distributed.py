@@ -94,13 +94,13 @@ def test_two_processes_train_as_one(project, monkeypatch):
         ['bash', 'tools/dist_train.sh', config, '2', '--work-dir', project / 'two']
         + ['--cfg-options', 'train_dataloader.batch_size=2'],
         cwd=ROOT,
-        env=os.environ
-        | dict(
-            PATH=f'{Path(sys.executable).parent}:{os.environ["PATH"]}',
-            PYTHONPATH=str(project),
-            OMP_NUM_THREADS='1',
-            PORT=str(find_free_port()),
-        ),
+        env={
+            **os.environ,
+            'PATH': f'{Path(sys.executable).parent}:{os.environ["PATH"]}',
+            'PYTHONPATH': str(project),
+            'OMP_NUM_THREADS': '1',
+            'PORT': str(find_free_port()),
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

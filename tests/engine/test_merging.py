@@ -7,6 +7,7 @@ import mmpretrain.engine  # noqa: F401  registers Lamb
 import pytest
 import torch
 from helpers.networks import randomize, relative_error
+from helpers.pairs import zip_equal
 from helpers.small_run import Classifier, Record, make_runner
 from mmengine.hooks import EMAHook, Hook
 from mmengine.model import ExponentialMovingAverage
@@ -41,7 +42,7 @@ SCHEDULE = [dict(type='CosineAnnealingLR', T_max=8, by_epoch=False)]
 def merging_runner(work_dir, optimizer='SGD', paramwise='one group', ema=None, hooks=(), **kwargs):
     if ema is not None:
         hooks = [*hooks, dict(type='EMAHook', momentum=0.1, update_buffers=ema)]
-    hook = dict(merge=True) | kwargs.pop('hook', {})
+    hook = {'merge': True, **kwargs.pop('hook', {})}
     runner = make_runner(work_dir, hook=hook, hooks=hooks, param_scheduler=SCHEDULE, **kwargs)
     runner.optim_wrapper = dict(optimizer=OPTIMIZERS[optimizer], **PARAMWISE[paramwise])
     return runner
@@ -107,7 +108,7 @@ def test_nothing_is_lost(optimizer, paramwise, ema, monkeypatch, tmp_path):
     runner.train()
     (outputs_before, before), (outputs_after, after) = merge.before, merge.after
     assert len(outputs_before) == 1 + (ema is not None)
-    for got, expected in zip(outputs_after, outputs_before, strict=True):
+    for got, expected in zip_equal(outputs_after, outputs_before):
         assert (got - expected).abs().max() < 1e-5 * expected.abs().max()
 
     trained = dict(runner.model.named_parameters())
@@ -312,7 +313,8 @@ def of_two_processes():
     """Two networks with the same parameters and different batch-norm statistics."""
     torch.manual_seed(0)
     networks = [randomize(Classifier(), seed) for seed in (0, 1)]
-    networks[1].load_state_dict(networks[1].state_dict() | dict(networks[0].named_parameters()))
+    mixed = {**networks[1].state_dict(), **dict(networks[0].named_parameters())}
+    networks[1].load_state_dict(mixed)
     return networks
 
 

@@ -16,5 +16,6 @@ def read_config(path, options, **kwargs):
     """Reads a config and applies ``options`` to it, as the tools do, and ``kwargs``."""
     cfg = Config.fromfile(path)
     parsed = dict(option.split('=') for option in options)
-    cfg.merge_from_dict({k: DictAction._parse_iterable(v) for k, v in parsed.items()} | kwargs)
+    options = {k: DictAction._parse_iterable(v) for k, v in parsed.items()}
+    cfg.merge_from_dict(dict(options, **kwargs))
     return cfg

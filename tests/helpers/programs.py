@@ -26,7 +26,7 @@ def run_python(*args, cwd=ROOT, timeout=300, check=True, **env):
     result = subprocess.run(
         [sys.executable, *map(str, args)],
         cwd=cwd,
-        env=os.environ | env,
+        env={**os.environ, **env},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

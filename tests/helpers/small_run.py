@@ -66,7 +66,7 @@ def make_runner(work_dir, epochs=4, hook=None, hooks=(), model=None, train_cfg=N
         sampler=dict(type=DefaultSampler, shuffle=False),
         collate_fn=dict(type='default_collate'),
     )
-    hook = dict(type='mmvanilla.DeepTrainingHook', decay_epochs=2) | (hook or {})
+    hook = {'type': 'mmvanilla.DeepTrainingHook', 'decay_epochs': 2, **(hook or {})}
     torch.manual_seed(0)  # the same weights for every run
     return Runner(
         model=model or Classifier(),

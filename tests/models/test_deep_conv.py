@@ -36,7 +36,7 @@ def test_equation_1(value):
     ],
 )
 def test_forms_compute_the_same(geometry, final_norm):
-    deep = make_deep_conv(final_norm=final_norm, **dict(mid_channels=5) | geometry)
+    deep = make_deep_conv(final_norm=final_norm, **{'mid_channels': 5, **geometry})
     expected = deep(X)
     merged = merge_deep_convs(deep)
     deploy = switch_to_deploy(deep)

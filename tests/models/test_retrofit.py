@@ -7,6 +7,7 @@ import mmcv.cnn
 import pytest
 import torch
 from helpers.networks import randomize, relative_error
+from helpers.pairs import zip_equal
 from mmengine.registry import DefaultScope
 from mmengine.runner.checkpoint import load_state_dict
 from mmpretrain.models.backbones import AlexNet
@@ -194,7 +195,7 @@ def test_seed_gives_the_weights():
         torch.manual_seed(0)
         models.append(add_deep_training(MODELS.build(NETWORKS['AlexNet'])))
         kept = [nn.Conv2d(1, 1, 1) for _ in range(100)]  # so that memory is used differently
-    for one, other in zip(*(model.parameters() for model in models), strict=True):
+    for one, other in zip_equal(*(model.parameters() for model in models)):
         assert torch.equal(one, other)
     assert kept
 

@@ -3,6 +3,7 @@ from functools import partial
 import pytest
 import torch
 from helpers.networks import ARCHS, call_and_count, randomize, relative_error
+from helpers.pairs import zip_equal
 from helpers.programs import ROOT
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -70,7 +71,7 @@ def test_gradients_in_training(fixture):
 
 
 def narrow(arch, **kwargs):
-    kwargs = dict(widen_factor=1 / 64, out_indices=(3,)) | kwargs
+    kwargs = {'widen_factor': 1 / 64, 'out_indices': (3,), **kwargs}
     return randomize(VanillaNet(arch, **kwargs))
 
 
@@ -83,7 +84,7 @@ def test_fused_equals_unfused(arch, act_num, dtype):
     x = torch.randn(2, 3, 45, 67, dtype=dtype)
     fused = switch_to_deploy(backbone.train())  # still computes the eval-mode function
     with torch.no_grad():
-        for got, expected in zip(fused(x), backbone.eval()(x), strict=True):
+        for got, expected in zip_equal(fused(x), backbone.eval()(x)):
             assert (
                 relative_error(got, expected) < {torch.float32: 1e-5, torch.float64: 1e-12}[dtype]
             )
@@ -95,7 +96,7 @@ def test_shortcuts_of_table_3(shortcut):
     backbone = narrow('7', shortcut=shortcut, out_indices=(0, 1, 2, 3)).double().eval()
     images = torch.randn(2, 3, 67, 99, dtype=torch.float64)  # maps of odd sizes
     expected, x = [], backbone.stem.act(backbone.stem.conv(images))
-    for block, stride, stage in zip(backbone.blocks, [1, 2, 2, 2, 1], [0, 1, 2, 3, 3], strict=True):
+    for block, stride, stage in zip_equal(backbone.blocks, [1, 2, 2, 2, 1], [0, 1, 2, 3, 3]):
         around = nn.functional.avg_pool2d(x, stride)
         x = nn.functional.max_pool2d(block.conv(x), stride)
         around = torch.cat([around, x.new_zeros(2, x.shape[1] - around.shape[1], *x.shape[2:])], 1)
@@ -105,7 +106,7 @@ def test_shortcuts_of_table_3(shortcut):
             x = block.act(x) + (around if shortcut else 0)
         expected[stage:] = [x]
     for network in (backbone, switch_to_deploy(backbone)):
-        for got, feature in zip(network(images), expected, strict=True):
+        for got, feature in zip_equal(network(images), expected):
             torch.testing.assert_close(got, feature, rtol=1e-10, atol=1e-10)
     backbone.train()(images)[-1].square().sum().backward()
     assert all(p.grad is not None for p in backbone.parameters())
@@ -204,7 +205,7 @@ def test_adaptive_sizes():
 )
 def test_wrong_arguments(kwargs, message):
     with pytest.raises(UsageError, match=message):
-        VanillaNet(**dict(arch='5', widen_factor=1 / 64) | kwargs)
+        VanillaNet(**{'arch': '5', 'widen_factor': 1 / 64, **kwargs})
 
 
 def test_norm_eps():
@@ -274,8 +275,8 @@ def test_with_cp(norm_eval, frozen_stages):
         results.append((loss, grads, dict(backbone.named_buffers())))
     (loss, grads, buffers), (loss_cp, grads_cp, buffers_cp) = results
     assert torch.equal(loss, loss_cp)
-    for name, value in (grads | buffers).items():
-        assert torch.equal(value, (grads_cp | buffers_cp)[name]), name
+    for name, value in {**grads, **buffers}.items():
+        assert torch.equal(value, {**grads_cp, **buffers_cp}[name]), name
 
 
 def test_with_cp_keeps_less(tmp_path):

@@ -7,6 +7,7 @@ import ablations
 import pytest
 import torch
 from helpers.networks import randomize, relative_error
+from helpers.pairs import zip_equal
 from helpers.programs import ROOT, parse
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
@@ -130,7 +131,7 @@ def test_flops_of_table_1(run_tool, capsys):
     configs = [row['config'] for row in rows]
     run_tool('tools/analysis_tools/get_flops.py', *configs, '--deploy')
     counted = [float(line[3]) for line in parse(capsys.readouterr().out)]
-    for found, row in zip(counted, rows, strict=True):
+    for found, row in zip_equal(counted, rows):
         assert abs(found - float(row['FLOPs (G)'])) < 0.0101
 
 

@@ -1,5 +1,6 @@
 import filecmp
 import json
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -49,7 +50,7 @@ def test_annotations(digits, split):
         pixels = cv2.imread(str(digits / split / image['file_name']))
         assert pixels.shape == (256, 256, 3) == (image['height'], image['width'], 3)
         assert 1 <= len(boxes[image['id']]) <= 5
-        stem = image['file_name'].removesuffix('.jpg')
+        stem = Path(image['file_name']).stem
         semantic = cv2.imread(str(digits / f'stuffthingmaps/{split}/{stem}.png'), -1)
         assert (semantic == maps[image['id']]).all()
 

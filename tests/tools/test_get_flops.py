@@ -1,5 +1,6 @@
 import pytest
 from helpers.networks import ARCHS
+from helpers.pairs import zip_equal
 from helpers.programs import ROOT, fail, parse, run_python
 
 TOOL = 'tools/analysis_tools/get_flops.py'
@@ -28,7 +29,7 @@ def table(run_tool, capsys):
 
 def test_fused_models_equal_the_papers_table(rows):
     """They agree within one unit of the last digit, because the paper rounds down in places."""
-    for config, row, (params, flops, depth) in zip(CONFIGS, rows, TABLE4, strict=True):
+    for config, row, (params, flops, depth) in zip_equal(CONFIGS, rows, TABLE4):
         assert row[0] in config and row[1] == '224x224'
         assert abs(float(row[2]) - params) < 0.1 and abs(float(row[3]) - flops) < 0.1
         assert int(row[4]) == depth

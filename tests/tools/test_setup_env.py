@@ -22,7 +22,7 @@ def run_set_up(checkout, **env):
     return subprocess.run(
         ['bash', 'tools/setup_env.sh'],
         cwd=checkout,
-        env=os.environ | dict(XDG_CACHE_HOME=str(checkout / 'cache')) | env,
+        env={**os.environ, 'XDG_CACHE_HOME': str(checkout / 'cache'), **env},
         capture_output=True,
         text=True,
     )

@@ -6,6 +6,7 @@ import runpy
 import pytest
 import torch
 from helpers.networks import ARCHS
+from helpers.pairs import zip_equal
 from helpers.programs import ROOT, fail, run_python
 from matplotlib import pyplot as plt
 from mmengine.config import Config
@@ -89,7 +90,7 @@ def networks(digits, tmp_path_factory):
 
 class Guess:
     def __init__(self, *labels):
-        self.labels = dict(zip('abcdef', labels, strict=True))
+        self.labels = dict(zip_equal('abcdef', labels))
 
     def predict(self, path):
         return self.labels[path]

@@ -10,9 +10,7 @@ import copy
 import csv
 import ctypes
 import gc
-import multiprocessing
 import re
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Tuple
@@ -34,7 +32,7 @@ from mmvanilla import (
 from mmvanilla.checkpoint import replace_when_whole
 from mmvanilla.cli.options import add_device, log_errors_only, one_sentence_errors
 from mmvanilla.cli.tables import print_table
-from mmvanilla.cli.timing import describe_machine, time_by_turns
+from mmvanilla.cli.timing import describe_machine, in_new_process, time_by_turns
 from mmvanilla.errors import UsageError
 
 M_MMAP_THRESHOLD = -3  # of malloc.h
@@ -174,11 +172,7 @@ def benchmark(
     seconds, outputs = time_forms(name, forms, size, task, rounds, device)
     scale = outputs[0].abs().max()
     gc.collect()
-    spawning = multiprocessing.get_context('spawn')
-    with ProcessPoolExecutor(1, mp_context=spawning, max_tasks_per_child=1) as pool:
-        memory = [
-            pool.submit(measure_memory, name, form, size, task, device).result() for form in forms
-        ]
+    memory = [in_new_process(measure_memory, name, form, size, task, device) for form in forms]
     return [
         [
             *(name, form, task, str(size[0])),

@@ -5,10 +5,8 @@ the process's largest resident size minus that before the first step.
 """
 
 import argparse
-import multiprocessing
 import resource
 import time
-from concurrent.futures import ProcessPoolExecutor
 from statistics import median
 from typing import Tuple
 
@@ -16,7 +14,7 @@ import torch
 
 from mmvanilla import VanillaNet
 from mmvanilla.cli.options import one_sentence_errors
-from mmvanilla.cli.timing import describe_machine
+from mmvanilla.cli.timing import describe_machine, in_new_process
 
 ROUNDS = 3
 STEPS = 3
@@ -56,12 +54,9 @@ def main() -> None:
     with torch.device('meta'):  # raises UsageError for wrong options
         VanillaNet(args.arch, widen_factor=args.widen_factor)
     found = {False: [], True: []}
-    spawning = multiprocessing.get_context('spawn')
-    with ProcessPoolExecutor(1, mp_context=spawning, max_tasks_per_child=1) as pool:
-        for _ in range(ROUNDS):
-            for with_cp, mine in found.items():
-                task = pool.submit(measure, args.arch, args.widen_factor, size, with_cp)
-                mine.append(task.result())
+    for _ in range(ROUNDS):
+        for with_cp, mine in found.items():
+            mine.append(in_new_process(measure, args.arch, args.widen_factor, size, with_cp))
     memory, seconds = zip(*(map(median, zip(*mine)) for mine in found.values()))
     print(
         f'VanillaNet-{args.arch}, {args.batch_size} images of {size[2]}x{size[3]}, '

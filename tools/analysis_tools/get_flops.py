@@ -4,14 +4,18 @@ Prints a Markdown table; with --deploy also the paper's numbers (Table 4) for th
 """
 
 import argparse
+from collections import Counter
+from math import prod
 from pathlib import Path
-from typing import Dict, Iterator, List, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 import torch
+from mmengine.analysis import FlopAnalyzer
+from mmengine.analysis.jit_handles import get_shape
 from mmengine.config import Config
 from mmengine.fileio import load
 from mmengine.registry import MODELS, init_default_scope
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor, nn
 
 from mmvanilla import switch_to_deploy
 from mmvanilla.cli.options import (
@@ -27,6 +31,9 @@ from mmvanilla.models.folding.network import deep_convs
 
 HEAD = ['config', 'image', 'parameters (M)', 'MACs (G)', 'depth']
 OF_PAPER = ['paper: parameters (M)', 'paper: FLOPs (G)', 'paper: depth']
+# mmengine's names of matrix products, and of those among them that are of two activations
+OF_ATTENTION = ('matmul', 'bmm', 'scaled_dot_product_attention')
+PRODUCTS = ('conv', 'linear', 'addmm', 'mm', 'einsum', *OF_ATTENTION)
 SHAPES = {'mmdet': (1280, 800), 'mmseg': (512, 512)}  # others 224x224
 
 
@@ -48,6 +55,46 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
+class _Pass(nn.Module):
+    """A pass through a model as a function of the images alone, as tracing needs it."""
+
+    def __init__(self, model: nn.Module, **inputs: Any) -> None:
+        super().__init__()
+        self.model = model
+        self.inputs = inputs
+
+    def forward(self, images: Tensor) -> Any:
+        return self.model(images, **self.inputs)
+
+
+def _attention_macs(inputs: List[Any], outputs: List[Any]) -> int:
+    queries, keys, values = map(get_shape, inputs[:3])  # (..., length, channels) each
+    return prod(queries[:-1]) * keys[-2] * (queries[-1] + values[-1])
+
+
+def count_macs(model: nn.Module, images: Tensor, **inputs: Any) -> Dict[str, Counter]:
+    """Multiply-accumulates of convolutions and matrix products in a pass, as is usual.
+
+    Args:
+        model: A model of any OpenMMLab package.
+        images: Its ``inputs``.
+        inputs: Its other arguments.
+
+    Returns:
+        Module name ('' for the whole model) -> operator -> number.
+    """
+    counter = FlopAnalyzer(_Pass(model, **inputs), (images,))
+    counter.set_op_handle('aten::scaled_dot_product_attention', _attention_macs)
+    counter.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+    with torch.no_grad():
+        counts = counter.by_module_and_operator()
+    return {
+        name[len('model.') :]: Counter({op: n for op, n in found.items() if op in PRODUCTS})
+        for name, found in counts.items()
+        if name  # the pass itself
+    }
+
+
 def count(cfg: Config, shape: Tuple[int, int], deploy: bool) -> Dict[str, int]:
     """Parameters, multiply-accumulates of one image, and deep convolutions of a config's model.
 
@@ -62,34 +109,25 @@ def count(cfg: Config, shape: Tuple[int, int], deploy: bool) -> Dict[str, int]:
     """
     scope = cfg.get('default_scope', 'mmengine')
     init_default_scope(scope)
-    # Detectors choose among boxes, which takes numbers; for the others shapes are enough.
-    device = 'cpu' if scope == 'mmdet' else 'meta'
-    model = MODELS.build(cfg.model).eval().to(device)
-    image = torch.rand(1, 3, *shape, device=device)
+    model = MODELS.build(cfg.model).eval()
     if deploy:
         switch_to_deploy(model, inplace=True)
-    inputs = dict(inputs=image)
+    inputs = {}
     if scope == 'mmdet':
         from mmdet.structures import DetDataSample
 
         meta = dict(img_shape=shape, ori_shape=shape, pad_shape=shape, batch_input_shape=shape)
-        inputs['data_samples'] = [DetDataSample(metainfo=meta | dict(scale_factor=(1.0, 1.0)))]
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        model(**inputs)
-    operators = counter.get_flop_counts()  # module -> operator -> two per multiply-accumulate
-    counts = {name: sum(found.values()) // 2 for name, found in operators.items()}
-    root = type(model).__name__
+        inputs['data_samples'] = [DetDataSample(metainfo=dict(meta, scale_factor=(1.0, 1.0)))]
+    counts = count_macs(model, torch.rand(1, 3, *shape), **inputs)
     return dict(
         parameters=sum(p.numel() for p in model.parameters()),
-        macs=counts['Global'],
+        macs=sum(counts[''].values()),
         series_macs=sum(
-            counts.get(
-                f'{root}.{name}'.rstrip('.'), 0
-            )  # layers after the last out index do not run
+            sum(counts[name.rstrip('.')].values())
             for name, layer in named_foldables(model)
             if 'deep' not in layer.forms
         ),
-        attention_macs=operators['Global'].get(torch.ops.aten.bmm, 0) // 2,
+        attention_macs=sum(counts[''][operator] for operator in OF_ATTENTION),
         depth=sum(1 for _ in deep_convs(model)),
     )
 

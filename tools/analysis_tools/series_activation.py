@@ -86,7 +86,7 @@ def main() -> None:
                     for which, function in make_passes(module, x).items():
                         passes[part, layout, which] = function
             times = time_by_turns(list(passes.values()), args.rounds, device=device)
-            for (part, layout, which), seconds in zip(passes, times, strict=True):
+            for (part, layout, which), seconds in zip(passes, times):
                 bytes_moved = x.numel() * x.element_size() * (2 if which == 'forward' else 3)
                 taps = (2 * args.act_num + 1) ** 2 if part == 'depthwise' else 0
                 operations = x.numel() * 2 * taps * (1 if which == 'forward' else 2)

@@ -9,11 +9,10 @@ from functools import partial
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 import torch
-from get_flops import SHAPES
+from get_flops import SHAPES, count_macs
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from mmvanilla import UsageError
 from mmvanilla.cli.options import (
@@ -93,14 +92,14 @@ def measure(cfg: Config, args: argparse.Namespace) -> Dict[str, float]:
     model = make_model(cfg).to(args.device)
     batch = make_batch(cfg, args.batch_size, shape)
     step = partial(model.train_step, batch, build_optim_wrapper(model, cfg.optim_wrapper))
-    # Torch's counter counts gradients of depthwise convolutions as if they were dense, so the
-    # backward pass is counted as twice the forward.
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(**model.data_preprocessor(batch, training=True), mode='loss')
+    data = model.data_preprocessor(batch, training=True)
+    counts = count_macs(model, data.pop('inputs'), **data, mode='loss')
+    macs = sum(counts[''].values())
     (seconds,) = time_by_turns([step], args.rounds, warmup=1, device=args.device)
     return dict(
         images_per_second=args.batch_size / seconds,
-        gflop=3 * counter.get_total_flops() / args.batch_size / 1e9,
+        # The backward pass takes twice the forward's.
+        gflop=3 * 2 * macs / args.batch_size / 1e9,
     )
 
 

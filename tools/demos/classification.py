@@ -25,7 +25,7 @@ NUM_PICTURES = 24
 def count_differences(run: Run) -> int:
     """Images whose likeliest class differs between the trained and the fused network."""
     files = [run.folder / test / PREDICTIONS for test in ('test', 'test_deploy')]
-    pairs = zip(*map(load, files), strict=True)
+    pairs = zip(*map(load, files))
     return sum(a['pred_score'].argmax() != b['pred_score'].argmax() for a, b in pairs)
 
 

@@ -51,7 +51,7 @@ def main() -> None:
     for form in CONFIGS:
         runs = {seed: found[form, seed] for seed in seeds}
         means = {key: mean(each[key] for each in runs.values()) for key in runs[0]}
-        for seed, each in (runs | {'mean': means}).items():
+        for seed, each in {**runs, 'mean': means}.items():
             print(
                 ROW.format(
                     form,

@@ -23,11 +23,14 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('src', help="the authors' file, or its address")
     parser.add_argument('dst', help='file to write')
-    parser.add_argument(
+    weights = parser.add_mutually_exclusive_group()
+    weights.add_argument(
         '--ema',
-        action=argparse.BooleanOptionalAction,
-        help='averaged or (--no-ema) trained weights; by default averaged ones if there are any',
+        action='store_true',
+        default=None,
+        help='the averaged weights; this is the default if the file has any',
     )
+    weights.add_argument('--no-ema', action='store_false', dest='ema', help='the trained weights')
     parser.add_argument('--deploy', action='store_true', help='write the fused network')
     return parser.parse_args()
 

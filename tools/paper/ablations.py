@@ -14,7 +14,6 @@ import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from itertools import pairwise
 from math import nan
 from pathlib import Path
 from statistics import mean, stdev
@@ -128,7 +127,7 @@ def train(folder: Path, text: str) -> float:
     path.write_text(text)
     command = [sys.executable, 'tools/train.py', str(path), '--work-dir', str(temporary)]
     with open(log, 'w') as file:
-        one_core = os.environ | dict(OMP_NUM_THREADS='1')
+        one_core = {**os.environ, 'OMP_NUM_THREADS': '1'}
         ended = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=one_core)
     if ended.returncode != 0:
         raise RuntimeError(f'training failed: see {log}.')
@@ -161,7 +160,8 @@ def train_all(configs: Sequence[str], seeds: int, jobs: int) -> Dict[str, List[f
         except KeyboardInterrupt:
             sys.exit('Stopped. Runs that had ended are kept: the same command does the rest.')
         finally:
-            pool.shutdown(cancel_futures=True)
+            for future in futures:
+                future.cancel()
     return {config: [found[config, seed] for seed in range(seeds)] for config in configs}
 
 
@@ -176,7 +176,7 @@ def compare(rows: Rows, paper: Dict[str, float]) -> List[Tuple[str, float, float
     """
     ranked = sorted(rows, key=paper.get, reverse=True)
     compared = []
-    for better, worse in pairwise(ranked):
+    for better, worse in zip(ranked, ranked[1:]):
         here = mean(rows[better]) - mean(rows[worse])
         varies = len(set(rows[better])) > 1 or len(set(rows[worse])) > 1  # else there is no test
         p = ttest_ind(rows[better], rows[worse], equal_var=False).pvalue if varies else nan
@@ -219,7 +219,7 @@ def order(rows: Sequence[Row], found: Dict[str, List[float]]) -> List[List[str]]
         lines += [(f'{network}: {line[0]}', *line[1:]) for line in compare(accuracies, paper)]
         if 'both' in own:
             name = f'gain of {network}'
-            pairs = zip(accuracies['both'], accuracies['neither'], strict=True)
+            pairs = zip(accuracies['both'], accuracies['neither'])
             gains[name] = [both - neither for both, neither in pairs]
             paper_gains[name] = paper['both'] - paper['neither']
     if gains:
@@ -233,7 +233,7 @@ def draw(rows: Sequence[Row], found: Dict[str, List[float]], path: Path) -> None
     widths = [sum(row['table'] == table for row in rows) for table in tables]
     figure = Figure((13, 6), layout='constrained')
     axes = figure.subplots(2, len(tables), squeeze=False, width_ratios=widths)
-    for table, (above, below) in zip(tables, axes.T, strict=True):
+    for table, (above, below) in zip(tables, axes.T):
         own = [row for row in rows if row['table'] == table]
         networks = dict.fromkeys(row['network'] for row in own)
         for network in networks:

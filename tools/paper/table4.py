@@ -55,10 +55,9 @@ def measure(rows: Sequence[Row], args: argparse.Namespace) -> Iterator[Row]:
         if name:
             seconds, _ = time_forms(name, args.forms, size, 'inference', args.rounds, args.device)
             gc.collect()
-        yield row | {
-            f'{form} (ms)': '' if mine is None else f'{1000 * mine:.4g}'
-            for form, mine in zip(args.forms, seconds, strict=True)
-        }
+        for form, mine in zip(args.forms, seconds):
+            row[f'{form} (ms)'] = '' if mine is None else f'{1000 * mine:.4g}'
+        yield row
 
 
 def draw_figure3(rows: Sequence[Row], latency: str, title: str, path: Path) -> None:
@@ -75,9 +74,9 @@ def draw_figure3(rows: Sequence[Row], latency: str, title: str, path: Path) -> N
     figure = Figure((16, 13), layout='constrained')
     axes = figure.subplots(2, 2)
     for line, column, where in zip(
-        axes, (QUOTED_LATENCY, latency), ('NVIDIA A100 (quoted from the paper)', title), strict=True
+        axes, (QUOTED_LATENCY, latency), ('NVIDIA A100 (quoted from the paper)', title)
     ):
-        for axis, size in zip(line, AREA, strict=True):
+        for axis, size in zip(line, AREA):
             axis.set(xscale='log', xlabel='latency (ms)', ylabel='top-1 accuracy (%)')
             axis.set_title(f'{where}, circles by {size}', fontsize=9)
             axis.grid(alpha=0.3, which='both')
@@ -93,7 +92,7 @@ def draw_models(axis: Axes, rows: Sequence[Row], latency: str, size: str) -> Non
     """Draws a circle for each model with a latency, in its family's colour, and its name in it."""
     families = [re.match('[A-Za-z]+', row['model'])[0] for row in rows]
     colours = {family: f'C{i}' for i, family in enumerate(dict.fromkeys(families))}
-    for row, family in zip(rows, families, strict=True):
+    for row, family in zip(rows, families):
         if not row[latency]:
             continue
         x, y = float(row[latency]), float(row['top-1'])

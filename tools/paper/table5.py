@@ -152,7 +152,7 @@ def make_rows(args: argparse.Namespace, shape: Tuple[int, int]) -> Iterator[List
     models = [make_detector(cfg, args.device) for cfg in configs]
     fps = measure_fps(models, shape, args.rounds, args.device)
     del models
-    for i, (row, cfg, found) in enumerate(zip(PUBLISHED, configs, counted, strict=True)):
+    for i, (row, cfg, found) in enumerate(zip(PUBLISHED, configs, counted)):
         cfg.launcher, cfg.work_dir = 'none', 'work_dirs/table5'
         ap = evaluate(cfg, checkpoints[i], deploy=True) if i in checkpoints else {}
         yield [

@@ -175,10 +175,10 @@ def draw(networks: Sequence[Network], groups: Groups, out: Path) -> None:
     figure = Figure((1.9 * len(columns), 2.2 * rows), layout='constrained')
     axes = figure.subplots(rows, len(columns), squeeze=False)
     names = class_names(networks[0].cfg)
-    for (group, info), column in zip(columns, axes.T, strict=True):
+    for (group, info), column in zip(columns, axes.T):
         label = info.get('gt_label')
         truth = '' if label is None else f': {names.get(label, label)}'
-        for axis, network in zip(column[1:], networks, strict=True):
+        for axis, network in zip(column[1:], networks):
             found = overlay(network, str(info['img_path']))
             predicted = found['predicted']
             axis.imshow(found['shown'])
@@ -192,7 +192,7 @@ def draw(networks: Sequence[Network], groups: Groups, out: Path) -> None:
         column[0].set_title(f'{group}{truth}', fontsize=8)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
-    for axis, network in zip(axes[1:, 0], networks, strict=True):
+    for axis, network in zip(axes[1:, 0], networks):
         axis.set_ylabel(network.name, fontsize=8)
     write_figure(figure, out)
 
@@ -201,7 +201,7 @@ def class_names(cfg: Config) -> Dict[int, str]:
     """The names of a config's classes; empty if its data set does not say."""
     dataset = cfg.test_dataloader.dataset
     known = getattr(DATASETS.get(dataset.type), 'METAINFO', {})
-    classes = (known | (dataset.get('metainfo') or {})).get('classes') or ()
+    classes = {**known, **(dataset.get('metainfo') or {})}.get('classes') or ()
     return {i: name.split(',')[0] for i, name in enumerate(classes)}
 
 
@@ -209,10 +209,7 @@ def main() -> None:
     args = parse_args()
     log_errors_only()
     torch.manual_seed(args.seed)
-    networks = [
-        Network(*network, layer=layer)
-        for network, layer in zip(args.network, args.layer, strict=True)
-    ]
+    networks = [Network(*network, layer=layer) for network, layer in zip(args.network, args.layer)]
     if args.images:
         groups = [(path.name, [dict(img_path=str(path))]) for path in args.images]
     else:

@@ -36,7 +36,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
                 'LayerDecayOptimWrapperConstructor takes only decay_rate and blocks_per_layer.'
             )
         # With an empty paramwise_cfg mmengine would not call add_params, which sets weight decay.
-        self.paramwise_cfg = dict(decay_rate=1.0, blocks_per_layer=1) | self.paramwise_cfg
+        self.paramwise_cfg = {'decay_rate': 1.0, 'blocks_per_layer': 1, **self.paramwise_cfg}
 
     def add_params(self, params: List[dict], module: nn.Module, **kwargs: Any) -> None:
         """Appends one group per layer and kind of weight decay to ``params``."""

@@ -3,6 +3,7 @@
 ``rename_on_loading`` makes a network do this whenever its ``load_state_dict`` is called.
 """
 
+import re
 from typing import Any, Dict, Mapping, Optional
 
 from torch import Tensor, nn
@@ -54,4 +55,5 @@ def _take_own_names(
     weights = take(state_dict, prefix)
     is_official = is_official_state_dict(weights)
     for name, value in own_names(weights, network).items():
-        state_dict[prefix + (name.removeprefix('backbone.') if is_official else name)] = value
+        own_name = re.sub(r'^backbone\.', '', name) if is_official else name
+        state_dict[prefix + own_name] = value

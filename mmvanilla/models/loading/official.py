@@ -66,7 +66,7 @@ def convert_official_state_dict(state_dict: Mapping[str, Tensor]) -> Dict[str, T
     converted = {}
     is_detector = any(key.startswith('backbone.') for key in state_dict)
     for full_key, value in state_dict.items():
-        key = full_key.removeprefix('backbone.')
+        key = re.sub(r'^backbone\.', '', full_key)
         if is_detector and key == full_key:  # neck or head
             converted[key] = value
             continue

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from helpers.networks import randomize, relative_error
+from helpers.pairs import zip_equal
 from mmengine.model import ExponentialMovingAverage
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -86,7 +87,7 @@ def test_results_that_a_module_keeps_are_copied(network):
     kept = [network.backbone(X[:1])[0] * factor for factor in range(5)]
     network.head.kept = [*kept, kept[0]]
     copied = switch_to_deploy(network).head.kept
-    for got, expected in zip(copied, network.head.kept, strict=True):
+    for got, expected in zip_equal(copied, network.head.kept):
         assert torch.equal(got, expected) and not got.requires_grad
         assert got.data_ptr() != expected.data_ptr()
     assert copied[0] is copied[5]

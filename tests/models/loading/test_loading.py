@@ -447,8 +447,10 @@ def test_an_averaged_copy_takes_the_form():
     for form in FORMS.values():
         averaged = ExponentialMovingAverage(build('classifier', seed=1))
         averaged.load_state_dict(
-            {f'module.{k}': v for k, v in form(source).state_dict().items()}
-            | dict(steps=torch.tensor(3))
+            {
+                **{f'module.{k}': v for k, v in form(source).state_dict().items()},
+                'steps': torch.tensor(3),
+            }
         )
         assert relative_error(outputs(averaged.module), outputs(source)) < 1e-5
 

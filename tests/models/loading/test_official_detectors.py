@@ -5,6 +5,7 @@ import torch
 from helpers.config_options import read_config
 from helpers.narrow_detector import CONFIG, narrow_options
 from helpers.networks import randomize
+from helpers.pairs import zip_equal
 from helpers.programs import ROOT
 from mmdet.registry import MODELS
 from mmengine.fileio import load
@@ -63,7 +64,7 @@ def expected(official, detector, fixture):
 
 def test_weights_arrive_where_they_belong(expected, fixture):
     features = expected.backbone(fixture['input'])
-    for feature, block in zip(features, ('1', '8', '10'), strict=True):
+    for feature, block in zip_equal(features, ('1', '8', '10')):
         torch.testing.assert_close(feature, fixture['block_features'][block], rtol=1e-4, atol=1e-4)
 
 
@@ -79,7 +80,7 @@ def test_evaluated_as_they_are(args, official, expected, digits, run_tool, tmp_p
         assert 'coco/bbox_mAP' in metrics
         found.append([sample['pred_instances'] for sample in load(tmp_path / f'{name}.pkl')])
     assert sum(len(instances['scores']) for instances in found[0]) > 0
-    for theirs, ours in zip(*found, strict=True):
+    for theirs, ours in zip_equal(*found):
         for key in ('bboxes', 'scores', 'labels'):
             assert torch.equal(theirs[key], ours[key]), key
 
@@ -98,7 +99,7 @@ def test_loaded_by_anyone(official, expected):
         arch='13', act_num=4, widen_factor=1 / 64, out_indices=(1, 2, 3)
     )
     given = load_checkpoint(official)['state_dict']
-    given = {k.removeprefix('backbone.'): v for k, v in given.items() if k.startswith('backbone.')}
+    given = {k[len('backbone.') :]: v for k, v in given.items() if k.startswith('backbone.')}
     fresh.load_state_dict(given, strict=True)
     for name, value in expected.backbone.state_dict().items():
         assert torch.equal(value, fresh.state_dict()[name]), name

@@ -23,7 +23,7 @@ def fixture(pytestconfig):
 
 
 def build(path, **kwargs):
-    kwargs = dict(arch='6', widen_factor=1 / 64) | kwargs
+    kwargs = {'arch': '6', 'widen_factor': 1 / 64, **kwargs}
     init_cfg = dict(type='Pretrained', checkpoint=None if path is None else str(path))
     backbone = VanillaNet(**kwargs, init_cfg=init_cfg)
     backbone.init_weights()
@@ -97,7 +97,7 @@ def test_none_is_from_scratch():
     ],
 )
 def test_mismatch_is_named(tmp_path, change, kwargs, message):
-    source = VanillaNet(**dict(arch='6', widen_factor=1 / 64) | change)
+    source = VanillaNet(**{'arch': '6', 'widen_factor': 1 / 64, **change})
     torch.save(source.state_dict(), tmp_path / 'a.pth')
     with pytest.raises(UsageError, match=r'a\.pth does not fit the backbone: ' + '.*' + message):
         build(tmp_path / 'a.pth', **kwargs)
@@ -167,7 +167,7 @@ def test_convert_covers_every_key(fixture):
     for key, deploy in (('state_dict', False), ('deploy_state_dict', True)):
         converted = convert_official_state_dict(fixture[key])
         backbone = VanillaNet('6', widen_factor=1 / 64, deploy=deploy)
-        mine = {k.removeprefix('backbone.') for k in converted if k.startswith('backbone.')}
+        mine = {k[len('backbone.') :] for k in converted if k.startswith('backbone.')}
         assert mine == backbone.state_dict().keys()
         rest = {k for k in converted if not k.startswith('backbone.')}
         assert all(k.startswith('head.conv.') for k in rest)
