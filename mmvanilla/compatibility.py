@@ -1,63 +1,47 @@
-"""The versions of torch and of the OpenMMLab packages that mmvanilla works with."""
+"""What versions of torch and mmengine do differently, each with the version that ends it.
 
-from importlib.metadata import PackageNotFoundError, version
-from typing import Callable, Optional
+All other code reads as if there were one version.
+"""
 
-from packaging.version import Version
+from contextlib import nullcontext
+from typing import Any, Callable, ContextManager, Dict
 
-# Package: its distributions (the original, the maintained fork), the first version that works, and
-# the first that is not supported yet.
-SUPPORTED = {
-    'torch': (('torch',), '2.6', None),  # has add_safe_globals
-    'mmengine': (('mmengine', 'onedl-mmengine'), '0.10', '0.11'),
-    'mmcv': (('mmcv', 'onedl-mmcv'), '2.0', '3'),
-    'mmdet': (('mmdet', 'onedl-mmdetection'), '3.0', '4'),
-    'mmpretrain': (('mmpretrain', 'onedl-mmpretrain'), '1.0', '2'),
-    'mmseg': (('mmsegmentation', 'onedl-mmsegmentation'), '1.0', '2'),
-}
-REQUIRED = ('torch', 'mmengine')
+import torch
+
+from .supported_versions import installed_version
 
 
-def check_versions(version_of: Callable[[str], str] = version) -> None:
-    """Checks the installed versions from their metadata, without importing anything.
+def _find_is_compiling() -> Callable[[], bool]:
+    for module in (getattr(torch, 'compiler', None), torch._utils):
+        if hasattr(module, 'is_compiling'):
+            return module.is_compiling
+    return lambda: False
 
-    Args:
-        version_of: Returns the version of a distribution, or raises PackageNotFoundError.
 
-    Raises:
-        RuntimeError: naming the version that does not work. It is not an ImportError:
-            mmengine's registry would swallow that and report only an unknown type.
+# torch 2.3 has torch.compiler.is_compiling; versions before 2.1 cannot tell, or do not compile.
+is_compiling = _find_is_compiling()
+
+
+def meta_device() -> ContextManager:
+    """A context in which networks get shapes but no values; before torch 2.0 they get values."""
+    return torch.device('meta') if hasattr(torch, 'compile') else nullcontext()
+
+
+def add_to_torch_load(stand_ins: Dict[str, Any]) -> None:
+    """Makes ``torch.load(weights_only=True)`` build these in place of the classes that they name.
+
+    Before torch 2.6 it took no names, and was not the default.
     """
-    for package, (distributions, first, end) in SUPPORTED.items():
-        found = {name: v for name in distributions if (v := _installed(name, version_of))}
-        if not found and package in REQUIRED:
-            raise RuntimeError(f'mmvanilla needs {" or ".join(distributions)}: install it first.')
-        if len(found) > 1:
-            raise RuntimeError(
-                f"{' and '.join(found)} are both installed, and overwrite each other's files: "
-                'uninstall both, then install one.'
-            )
-        for name, installed in found.items():
-            if Version(installed) < Version(first) or (end and Version(installed) >= Version(end)):
-                wanted = f'>={first}' + (f',<{end}' if end else '')
-                raise RuntimeError(
-                    f'{name} {installed} does not work with mmvanilla: install {name}{wanted}.'
-                )
+    if tuple(map(int, torch.__version__.split('.')[:2])) >= (2, 6):
+        torch.serialization.add_safe_globals([(each, name) for name, each in stand_ins.items()])
 
 
-def let_configs_find_the_fork(version_of: Callable[[str], str] = version) -> None:
+def let_configs_find_the_fork() -> None:
     """Makes ``mmseg::`` bases resolve with onedl-mmsegmentation.
 
     onedl-mmengine looks for a distribution called mmsegmentation, which the fork is not.
     """
-    if _installed('onedl-mmengine', version_of):
+    if installed_version('onedl-mmengine'):
         from mmengine.config.utils import MODULE2PACKAGE
 
         MODULE2PACKAGE['mmseg'] = 'mmseg'
-
-
-def _installed(name: str, version_of: Callable[[str], str]) -> Optional[str]:
-    try:
-        return version_of(name)
-    except PackageNotFoundError:
-        return None

@@ -12,7 +12,7 @@ from onnx_export import BATCHES, SIZES, check_exportable, export_onnx
 
 from mmvanilla import switch_to_deploy
 from mmvanilla.checkpoint import load_checkpoint, replace_when_whole
-from mmvanilla.cli.options import add_cfg_options, one_sentence_errors, read_config
+from mmvanilla.cli.options import add_cfg_options, config_file, one_sentence_errors, read_config
 from mmvanilla.cli.running import drop_pretrained, use_safe_loading
 from mmvanilla.deployment.fused_checkpoint import inference_config, save_fused
 from mmvanilla.errors import UsageError
@@ -23,7 +23,9 @@ from mmvanilla.models.loading.weights import load_weights
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='config file that the network was trained with')
+    parser.add_argument(
+        'config', type=config_file, help='config file that the network was trained with'
+    )
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('out', type=Path, help='folder for the files, named after the config')
     parser.add_argument('--onnx', action='store_true', help='write an ONNX file too')

@@ -15,7 +15,7 @@ from torch import nn
 
 from mmvanilla.checkpoint import load_checkpoint
 from mmvanilla.cli.config_in_checkpoint import config_in_checkpoint
-from mmvanilla.cli.options import one_sentence_errors, read_config
+from mmvanilla.cli.options import config_file, one_sentence_errors, read_config
 from mmvanilla.cli.running import drop_pretrained, use_safe_loading
 from mmvanilla.errors import UsageError
 from mmvanilla.models.loading.weights import load_weights, read_state_dict
@@ -25,7 +25,9 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('checkpoint', help='checkpoint file of a detector')
     parser.add_argument('images', nargs='+', help='image files')
-    parser.add_argument('--config', help="config file; the checkpoint's own by default")
+    parser.add_argument(
+        '--config', type=config_file, help="config file; the checkpoint's own by default"
+    )
     parser.add_argument(
         '--out-dir', default='outputs', help='folder for pictures (vis) and boxes (preds)'
     )

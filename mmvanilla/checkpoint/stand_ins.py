@@ -15,6 +15,8 @@ import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 
+from ..compatibility import add_to_torch_load
+
 
 class RefusedError(pickle.UnpicklingError):
     """The file holds something that is not allowed; the message names it."""
@@ -154,4 +156,4 @@ STAND_INS = {
 }
 BUILT = tuple(each for each in STAND_INS.values() if isinstance(each, type))
 
-torch.serialization.add_safe_globals([(each, name) for name, each in STAND_INS.items()])
+add_to_torch_load(STAND_INS)

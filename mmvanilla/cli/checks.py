@@ -7,6 +7,7 @@ import torch
 from mmengine.config import Config
 
 from ..checkpoint import load_checkpoint
+from ..compatibility import meta_device
 from ..config import nested_dicts
 from ..errors import UsageError
 from ..models.loading.weights import pretrained_cfgs
@@ -45,7 +46,7 @@ def check_channels(cfg: Config) -> None:
     taken = neck.get('in_channels') if isinstance(neck, dict) else None
     if not is_ours or not isinstance(taken, list):
         return
-    with torch.device('meta'):
+    with meta_device():
         given = list(VanillaNet(**{**backbone, 'init_cfg': None}).out_channels)
     if taken != given:
         raise UsageError(

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import sys
 import warnings
 from contextlib import contextmanager
@@ -13,15 +14,24 @@ from mmengine.config import Config, DictAction
 from mmengine.logging import MMLogger
 
 from ..errors import UsageError
+from ..model_index import find_root
 
 # The extra of setup.py for each package of base configs, as mmengine and onedl-mmengine call it.
 EXTRAS = {'mmsegmentation': 'segmentation', 'mmseg': 'onedl-segmentation'}
 
 
+def config_file(path: str) -> str:
+    """The file that a command line names, by its path or, in the package, as ``mmvanilla::...``."""
+    name = re.sub('^mmvanilla::', '', path)
+    return path if name == path else str(find_root() / 'configs' / name)
+
+
 def make_parser(description: str) -> argparse.ArgumentParser:
     """A parser with the options that OpenMMLab's train and test tools share."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument('config', help='config file')
+    parser.add_argument(
+        'config', type=config_file, help='config file; mmvanilla::NAME for one of the package'
+    )
     parser.add_argument('--work-dir', help='folder for logs, checkpoints and results')
     add_cfg_options(parser)
     parser.add_argument(

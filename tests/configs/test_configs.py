@@ -1,11 +1,12 @@
 import re
 
 import pytest
-import torch
 from helpers.programs import ROOT
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
+
+from mmvanilla.compatibility import meta_device
 
 # Detectors and segmenters: their names begin with the framework.
 CONFIGS = sorted(
@@ -17,7 +18,7 @@ CONFIGS = sorted(
 
 def build(cfg):
     init_default_scope(cfg.default_scope)
-    with torch.device('meta'):
+    with meta_device():
         return MODELS.build(cfg.model)
 
 

@@ -3,13 +3,13 @@
 import importlib
 
 import pytest
-import torch
 from helpers.networks import ARCHS
 from helpers.pairs import zip_equal
 from helpers.programs import ROOT, run_python
 from mmengine.fileio import load
 
 import mmvanilla  # noqa: F401  adds our models to mmpretrain's list
+from mmvanilla.compatibility import meta_device
 
 NAMES = [f'vanillanet-{arch}_in1k' for arch in ARCHS]
 # Top-1 and ReaL accuracy, Table 4 of the paper.
@@ -35,7 +35,7 @@ def test_every_name_builds():
     import mmpretrain
 
     for name, arch in zip(NAMES, ARCHS):
-        with torch.device('meta'):
+        with meta_device():
             model = mmpretrain.get_model(name)
         assert model._config.model.backbone.arch == arch
         assert model._dataset_meta['classes'][0].startswith('tench')

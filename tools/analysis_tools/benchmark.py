@@ -33,6 +33,7 @@ from mmvanilla.checkpoint import replace_when_whole
 from mmvanilla.cli.options import add_device, log_errors_only, one_sentence_errors
 from mmvanilla.cli.tables import print_table
 from mmvanilla.cli.timing import describe_machine, in_new_process, time_by_turns
+from mmvanilla.compatibility import meta_device
 from mmvanilla.errors import UsageError
 
 M_MMAP_THRESHOLD = -3  # of malloc.h
@@ -135,7 +136,7 @@ def measure_memory(name: str, form: str, size: Tuple[int, ...], task: str, devic
     log_errors_only()
     if device == 'cpu':  # freed memory is returned to the system at once
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**20)
-    with torch.device('meta'):
+    with meta_device():
         mmpretrain.get_model(name)  # imports much that is not part of the model
     before = resident('VmRSS')
     model = FORMS[form](make_model(name), device)

@@ -15,6 +15,7 @@ import torch
 from mmvanilla import VanillaNet
 from mmvanilla.cli.options import one_sentence_errors
 from mmvanilla.cli.timing import describe_machine, in_new_process
+from mmvanilla.compatibility import meta_device
 
 ROUNDS = 3
 STEPS = 3
@@ -51,7 +52,7 @@ def measure(
 def main() -> None:
     args = parse_args()
     size = (args.batch_size, 3, *args.shape)
-    with torch.device('meta'):  # raises UsageError for wrong options
+    with meta_device():  # raises UsageError for wrong options
         VanillaNet(args.arch, widen_factor=args.widen_factor)
     found = {False: [], True: []}
     for _ in range(ROUNDS):

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from mmvanilla import switch_to_deploy
 from mmvanilla.cli.options import (
     add_cfg_options,
+    config_file,
     log_errors_only,
     one_sentence_errors,
     read_config,
@@ -39,7 +40,7 @@ SHAPES = {'mmdet': (1280, 800), 'mmseg': (512, 512)}  # others 224x224
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', nargs='+', help='config files')
+    parser.add_argument('config', type=config_file, nargs='+', help='config files')
     parser.add_argument('--deploy', action='store_true', help='count the fused network')
     parser.add_argument(
         '--shape',

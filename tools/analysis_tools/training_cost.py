@@ -17,6 +17,7 @@ from torch import nn
 from mmvanilla import UsageError
 from mmvanilla.cli.options import (
     add_device,
+    config_file,
     log_errors_only,
     one_sentence_errors,
     read_config,
@@ -33,7 +34,9 @@ HEAD = ('config', 'epochs', 'Gflop an image', 'images/s', 'hours on {gpus}')
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', nargs='+', help='configs of classifiers or detectors')
+    parser.add_argument(
+        'config', type=config_file, nargs='+', help='configs of classifiers or detectors'
+    )
     parser.add_argument('--batch-size', type=int, default=8, help='images per step')
     parser.add_argument('--shape', type=int, nargs=2, metavar=('H', 'W'), help='size of an image')
     parser.add_argument('--rounds', type=int, default=3, help='steps that are timed')

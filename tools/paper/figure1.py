@@ -16,11 +16,13 @@ from mmvanilla import UsageError, VanillaNet
 from mmvanilla.cli.figures import figure_file, write_figure
 from mmvanilla.cli.options import (
     add_cfg_options,
+    config_file,
     log_errors_only,
     one_sentence_errors,
     read_config,
 )
 from mmvanilla.cli.running import build_model
+from mmvanilla.compatibility import meta_device
 from mmvanilla.models.shortcut import ShortcutBlock
 
 COLOURS = ('C7', 'C0', 'C2', 'C1', 'C3')  # of the image, then by stage
@@ -43,7 +45,7 @@ class Layer(NamedTuple):
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='config of a classifier')
+    parser.add_argument('config', type=config_file, help='config of a classifier')
     parser.add_argument('--out', type=figure_file, required=True, help='file (.png, .pdf, .svg)')
     parser.add_argument('--shape', type=int, default=224, help='side of the image')
     add_cfg_options(parser)
@@ -137,7 +139,7 @@ def main() -> None:
         raise UsageError(
             f'{args.config} is not for a classifier with a VanillaNet: give one that is.'
         )
-    with torch.device('meta'):  # shapes are enough
+    with meta_device():  # shapes are enough
         model = build_model(cfg)
     layers = list_layers(model.backbone, args.shape)
     # The classifier is a layer too.

@@ -25,7 +25,12 @@ from torch import Tensor, nn
 from mmvanilla import UsageError
 from mmvanilla.cli.checks import check_data
 from mmvanilla.cli.figures import figure_file, write_figure
-from mmvanilla.cli.options import log_errors_only, one_sentence_errors, read_config
+from mmvanilla.cli.options import (
+    config_file,
+    log_errors_only,
+    one_sentence_errors,
+    read_config,
+)
 from mmvanilla.cli.running import build_model
 from mmvanilla.models.loading.weights import load_weights, read_state_dict
 
@@ -38,6 +43,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         '--network',
+        type=config_file,
         nargs='+',
         action='append',
         required=True,

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...compatibility import is_compiling
+
 
 class Conv2d(nn.Conv2d):
     """torch's convolution, computed in two other ways on a CPU.
@@ -24,7 +26,7 @@ class Conv2d(nn.Conv2d):
         product, depthwise = self._is_product, self.groups == self.in_channels
         if (product or depthwise) and x.device.type == 'cpu' and not torch.jit.is_tracing():
             if product and x.is_contiguous(memory_format=torch.channels_last):
-                if not (torch.compiler.is_compiling() and _are_powers_of_two(weight.shape[:2])):
+                if not (is_compiling() and _are_powers_of_two(weight.shape[:2])):
                     x = F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias)  # (N, H, W, C_out)
                     return x.permute(0, 3, 1, 2)
             elif depthwise and x.requires_grad and x.is_contiguous():

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from ...compatibility import is_compiling
+
 
 def recompute_in_backward(
     function: Callable[[Tensor], Tensor], x: Tensor, module: nn.Module
@@ -39,7 +41,7 @@ def recompute_in_backward(
 def recomputes(module: nn.Module) -> bool:
     """Whether ``recompute_in_backward`` recomputes for this module now."""
     training = module.training and torch.is_grad_enabled()
-    return training and not torch.compiler.is_compiling()
+    return training and not is_compiling()
 
 
 @contextmanager

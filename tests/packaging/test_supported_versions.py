@@ -3,7 +3,7 @@ from importlib.metadata import PackageNotFoundError
 import pytest
 from helpers.programs import run_python
 
-from mmvanilla.compatibility import check_versions
+from mmvanilla.supported_versions import check_versions
 
 ORIGINALS = dict(torch='2.8.0', mmengine='0.10.7', mmcv='2.1.0', mmdet='3.3.0', mmpretrain='1.2.0')
 FORK = {
