@@ -1,4 +1,4 @@
-# Each target sets up .venv first if needed, the onedl ones .venv-onedl: see tools/setup_env.sh.
+# Each target sets up .venv first if needed, and test-NAME .venv-NAME: see tools/setup_env.sh.
 PY := .venv/bin/python
 DEMOS := tools/demos
 PAPER := tools/paper
@@ -9,7 +9,7 @@ FIGURE2 := work_dirs/figure2
 # Two test files at a time, each on its own core.
 FAST_TESTS := -m pytest -n 2 --dist loadfile -m 'not slow and not zoo'
 
-.PHONY: env demo demo-masks demo-segmentation demo-classification demo-merging evidence table1 table2 table3 table4 table5 figure1 figure2 figure3 test test-slow test-zoo test-onedl lint clean
+.PHONY: env demo demo-masks demo-segmentation demo-classification demo-merging evidence table1 table2 table3 table4 table5 figure1 figure2 figure3 test test-slow test-zoo tested lint clean
 
 env:
 	@bash tools/setup_env.sh
@@ -65,7 +65,7 @@ $(CLUTTERED): $(wildcard tools/dataset_converters/digits_to_*.py) | env
 	@$(PY) tools/dataset_converters/digits_to_folders.py data/digits_cluttered --cluttered --num-train 6400 --num-val 2000
 
 test: env
-	@OMP_NUM_THREADS=1 $(PY) $(FAST_TESTS)
+	@OMP_NUM_THREADS=1 $(PY) $(FAST_TESTS) --junitxml=.venv/tests.xml
 
 test-slow: env
 	@$(PY) -m pytest -m slow
@@ -73,13 +73,17 @@ test-slow: env
 test-zoo: env
 	@$(PY) -m pytest tests/configs/test_detector_zoo.py
 
-test-onedl:
-	@bash tools/setup_env.sh onedl
-	@OMP_NUM_THREADS=1 .venv-onedl/bin/python $(FAST_TESTS)
+# Any folder of requirements/: test-onedl, test-torch2.1, test-torch1.13, test-newest.
+test-%:
+	@bash tools/setup_env.sh $*
+	@OMP_NUM_THREADS=1 .venv-$*/bin/python $(FAST_TESTS) --junitxml=.venv-$*/tests.xml
+
+tested: env
+	@$(PY) tools/tested_environments.py
 
 lint: env
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 
 clean:
-	rm -rf .venv .venv-onedl build dist mmvanilla.egg-info data/digits data/digits_folders data/digits_cluttered work_dirs/demo* work_dirs/evidence work_dirs/figure*
+	rm -rf .venv .venv-* build dist mmvanilla.egg-info data/digits data/digits_folders data/digits_cluttered work_dirs/demo* work_dirs/evidence work_dirs/figure*

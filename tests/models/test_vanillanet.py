@@ -5,6 +5,7 @@ import torch
 from helpers.networks import ARCHS, call_and_count, randomize, relative_error
 from helpers.pairs import zip_equal
 from helpers.programs import ROOT
+from helpers.versions import torch_has
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -285,7 +286,8 @@ def test_with_cp_keeps_less(tmp_path):
         backbone = narrow('13', with_cp=with_cp).train()
         run = partial(backbone, torch.randn(2, 3, 64, 64))
         _, kept[with_cp] = call_and_count(run, tmp_path)
-    assert kept[True] < 0.6 * kept[False]
+    # Before torch 2.1, parts that are computed again keep the inputs of parts inside them.
+    assert kept[True] < (0.6 if torch_has('2.1') else 0.9) * kept[False]
 
 
 @pytest.mark.parametrize('value', [0.0, 0.3, 1.0])

@@ -1,6 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.versions import torch_has
 from torch import nn
 from torch.profiler import profile
 
@@ -59,8 +60,9 @@ def test_what_tracers_and_compilers_see(channels, operator):
         torch.rand(3, 8, 8, 4).contiguous(memory_format=torch.channels_last),
     )
     assert 'aten::_convolution' in str(torch.jit.trace(conv, x).inlined_graph)
-    exported = torch.export.export(conv, (x,)).graph
-    assert operator.default in {node.target for node in exported.nodes}
+    if torch_has('2.6'):  # earlier compilers do not look into subclasses of torch's own modules
+        exported = torch.export.export(conv, (x,)).graph
+        assert operator.default in {node.target for node in exported.nodes}
 
 
 def test_precision_of_autocast():

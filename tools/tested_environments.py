@@ -1,0 +1,67 @@
+"""Writes the table in docs/installation.md, from the environments in which `make test` passed here.
+
+`make test` and `make test-NAME` leave their result in the environment's folder. A row replaces that
+of the same environment and Python; the others stay.
+"""
+
+import re
+import sys
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import Dict, List, Optional
+from xml.etree import ElementTree
+
+from mmvanilla.cli.tables import markdown_lines
+from mmvanilla.supported_versions import SUPPORTED
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / 'docs/installation.md'
+HEAD = ['environment', 'date', 'Python', *SUPPORTED, 'numpy', 'tests passed', 'skipped']
+DEFAULT = 'openmmlab'  # in .venv
+
+
+def read_row(venv: Path) -> Optional[List[str]]:
+    """The row of an environment; None if its tests did not run to their end, or did not pass."""
+    result = venv / 'tests.xml'
+    if not result.exists():
+        return None
+    suite = ElementTree.parse(result).getroot()[0].attrib
+    if int(suite['failures']) or int(suite['errors']):
+        return None
+    (site_packages,) = venv.glob('lib/python*/site-packages')
+    found: Dict[str, str] = {
+        each.metadata['Name'].lower(): each.version
+        for each in distributions(path=[str(site_packages)])
+    }
+    names = {**{name: row[0] for name, row in SUPPORTED.items()}, 'numpy': ('numpy',)}
+    return [
+        re.sub(r'^\.venv-?', '', venv.name) or DEFAULT,
+        suite['timestamp'][:10],
+        re.search(r'version = (\S+)', (venv / 'pyvenv.cfg').read_text())[1],
+        *(next((found[each] for each in names[name] if each in found), '') for name in names),
+        str(int(suite['tests']) - int(suite['skipped'])),
+        suite['skipped'],
+    ]
+
+
+def key(row: List[str]) -> List[str]:
+    """What is the same in an older row: the environment, and Python's minor version."""
+    return [row[0], row[2].rpartition('.')[0]]
+
+
+def main() -> None:
+    text = PAGE.read_text(encoding='utf-8')
+    start = text.index(next(markdown_lines(HEAD, [])))
+    end = text.index('\n\n', start)
+    rows = [line.strip('| ').split(' | ') for line in text[start:end].splitlines()[2:]]
+    new = [row for row in map(read_row, sorted(ROOT.glob('.venv*'))) if row]
+    if not new:
+        sys.exit('error: no environment here passed its tests: run make test first.')
+    rows = [row for row in rows if key(row) not in map(key, new)] + new
+    table = '\n'.join(markdown_lines(HEAD, sorted(rows)))
+    PAGE.write_text(text[:start] + table + text[end:], encoding='utf-8')
+    print(table)
+
+
+if __name__ == '__main__':
+    main()
