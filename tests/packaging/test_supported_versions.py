@@ -24,7 +24,7 @@ def check(installed):
     check_versions(version_of)
 
 
-@pytest.mark.parametrize('family', [ORIGINALS, FORK, dict(torch='2.6.0', mmengine='0.10.0')])
+@pytest.mark.parametrize('family', [ORIGINALS, FORK, dict(torch='1.13.1', mmengine='0.8.5')])
 def test_supported(family):
     check(family)
 
@@ -32,11 +32,11 @@ def test_supported(family):
 @pytest.mark.parametrize(
     ('family', 'change', 'message'),
     [
-        (ORIGINALS, {'torch': '2.1.0'}, r'torch 2\.1\.0 does not work.*torch>=2\.6'),
+        (ORIGINALS, {'torch': '1.12.1'}, r'torch 1\.12\.1 does not work.*torch>=1\.13'),
         (
             ORIGINALS,
             {'mmengine': '0.7.4'},
-            r'mmengine 0\.7\.4 does not work.*mmengine>=0\.10,<0\.11',
+            r'mmengine 0\.7\.4 does not work.*mmengine>=0\.8,<0\.11',
         ),
         (ORIGINALS, {'mmdet': '2.28.2'}, r'mmdet 2\.28\.2 does not work'),
         (ORIGINALS, {'mmpretrain': '0.25.0'}, r'mmpretrain 0\.25\.0'),
