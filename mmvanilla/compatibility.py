@@ -8,6 +8,7 @@ from typing import Any, Callable, ContextManager, Dict
 
 import torch
 
+from .errors import UsageError
 from .supported_versions import installed_version
 
 
@@ -20,6 +21,14 @@ def _find_is_compiling() -> Callable[[], bool]:
 
 # torch 2.3 has torch.compiler.is_compiling; versions before 2.1 cannot tell, or do not compile.
 is_compiling = _find_is_compiling()
+
+
+def require_compiler() -> None:
+    """Raises UsageError before torch 2.1, whose modules can be compiled in place."""
+    if not hasattr(torch.nn.Module, 'compile'):
+        raise UsageError(
+            f'compiling needs torch >= 2.1, not {torch.__version__}: set compile=False.'
+        )
 
 
 def meta_device() -> ContextManager:

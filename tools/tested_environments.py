@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / 'docs/installation.md'
 HEAD = ['environment', 'date', 'Python', *SUPPORTED, 'numpy', 'tests passed', 'skipped']
 DEFAULT = 'openmmlab'  # in .venv
+ITS_OWN_TEST = 'tests.packaging.test_environments'  # fails until the table has new versions
 
 
 def read_row(venv: Path) -> Optional[List[str]]:
@@ -25,9 +26,11 @@ def read_row(venv: Path) -> Optional[List[str]]:
     result = venv / 'tests.xml'
     if not result.exists():
         return None
-    suite = ElementTree.parse(result).getroot()[0].attrib
-    if int(suite['failures']) or int(suite['errors']):
+    suite = ElementTree.parse(result).getroot()[0]
+    failed = [case.get('classname') for case in suite if case.find('failure') or case.find('error')]
+    if set(failed) - {ITS_OWN_TEST}:
         return None
+    skipped = int(suite.get('skipped'))
     (site_packages,) = venv.glob('lib/python*/site-packages')
     found: Dict[str, str] = {
         each.metadata['Name'].lower(): each.version
@@ -36,11 +39,11 @@ def read_row(venv: Path) -> Optional[List[str]]:
     names = {**{name: row[0] for name, row in SUPPORTED.items()}, 'numpy': ('numpy',)}
     return [
         re.sub(r'^\.venv-?', '', venv.name) or DEFAULT,
-        suite['timestamp'][:10],
+        suite.get('timestamp')[:10],
         re.search(r'version = (\S+)', (venv / 'pyvenv.cfg').read_text())[1],
         *(next((found[each] for each in names[name] if each in found), '') for name in names),
-        str(int(suite['tests']) - int(suite['skipped'])),
-        suite['skipped'],
+        str(len(suite) - skipped - len(failed)),
+        str(skipped),
     ]
 
 

@@ -10,6 +10,7 @@ from mmengine.logging import print_log
 from mmengine.utils import apply_to
 from torch import Tensor, nn
 
+from ..compatibility import require_compiler
 from ..models.folding.network import switch_to_deploy
 
 # Modules that take and return only tensors; the rest of a detector chooses among boxes.
@@ -43,7 +44,7 @@ def optimize_for_inference(
         change once it has run.
 
     Raises:
-        UsageError: if λ is not 1.
+        UsageError: if λ is not 1, or if torch is too old to compile.
     """
     kind = torch.device(device).type
     model = switch_to_deploy(model).requires_grad_(False).to(device)
@@ -82,6 +83,7 @@ def _compile(module: nn.Module, device: str) -> None:
     Whether weights are constants is a setting of the process, not one of the options; it takes
     effect only without gradients.
     """
+    require_compiler()
     compiled = torch.compile(_caller(module), options=COMPILE_OPTIONS[device])
     from torch._inductor import config  # slow to import
 
@@ -118,8 +120,8 @@ def _map_tensors(function: Callable[[Tensor], Tensor], values: Any) -> Any:
 def compiler_works(device: str) -> bool:
     """Whether ``torch.compile`` works on a device; it needs a C++ compiler, or Triton."""
     conv = nn.Conv2d(1, 1, 1).to(device).requires_grad_(False)
-    _compile(conv, device)
     try:
+        _compile(conv, device)
         conv(torch.zeros(1, 1, 2, 2, device=device))
     except Exception as error:  # compilers, and missing ones, raise many kinds of errors
         print_log(

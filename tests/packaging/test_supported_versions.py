@@ -40,7 +40,7 @@ def test_supported(family):
         ),
         (ORIGINALS, {'mmdet': '2.28.2'}, r'mmdet 2\.28\.2 does not work'),
         (ORIGINALS, {'mmpretrain': '0.25.0'}, r'mmpretrain 0\.25\.0'),
-        (FORK, {'onedl-mmengine': '0.9.0'}, r'onedl-mmengine 0\.9\.0 does not work'),
+        (FORK, {'onedl-mmengine': '0.7.0'}, r'onedl-mmengine 0\.7\.0 does not work'),
         (FORK, {'onedl-mmdetection': '2.0'}, r'onedl-mmdetection 2\.0 does not work'),
         (
             ORIGINALS,
