@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mmvanilla.checkpoint import replace_when_whole
+from mmvanilla.compatibility import ONNX_EXPORTER
 from mmvanilla.errors import UsageError
 
 # What is checked: image sizes, the last no multiple of any stride, and batch sizes.
@@ -79,7 +80,7 @@ def export_onnx(network: nn.Module, path: Union[str, Path]) -> float:
                 output_names=[name for name in named if name != 'images'],
                 dynamic_axes=axes,
                 opset_version=OPSET,
-                dynamo=False,
+                **ONNX_EXPORTER,
             )
         error = _largest_error(raw, temporary)
         if not error <= TOLERANCE:

@@ -11,7 +11,7 @@ digits_to_train = dict(digits, filter_cfg=dict(_delete_=True, filter_empty_gt=Tr
 digits_train_boxes = [
     dict(type='LoadImageFromFile', backend_args=None),
     dict(type='LoadAnnotations', with_bbox=True),
-    dict(type='PackDetInputs'),
+    dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape')),
 ]
 digits_test_boxes = [
     dict(type='LoadImageFromFile', backend_args=None),

@@ -119,10 +119,10 @@ def _map_tensors(function: Callable[[Tensor], Tensor], values: Any) -> Any:
 @lru_cache(maxsize=None)
 def compiler_works(device: str) -> bool:
     """Whether ``torch.compile`` works on a device; it needs a C++ compiler, or Triton."""
-    conv = nn.Conv2d(1, 1, 1).to(device).requires_grad_(False)
+    network = nn.Sequential(nn.Conv2d(1, 1, 1)).to(device).requires_grad_(False)
     try:
-        _compile(conv, device)
-        conv(torch.zeros(1, 1, 2, 2, device=device))
+        _compile(network, device)
+        network(torch.zeros(1, 1, 2, 2, device=device))
     except Exception as error:  # compilers, and missing ones, raise many kinds of errors
         print_log(
             'torch.compile does not work here, so networks run without it: '

@@ -5,9 +5,10 @@ from typing import Tuple
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..compatibility import SyncBatchNorm
 from ..errors import UsageError
 
-NORM_LAYERS = {'BN': nn.BatchNorm2d, 'BN2d': nn.BatchNorm2d, 'SyncBN': nn.SyncBatchNorm}
+NORM_LAYERS = {'BN': nn.BatchNorm2d, 'BN2d': nn.BatchNorm2d, 'SyncBN': SyncBatchNorm}
 
 
 def build_batch_norm(norm_cfg: dict, num_features: int) -> _BatchNorm:

@@ -46,7 +46,7 @@ def write_program(folder, name, script):
 def test_python_too_old(checkout):
     write_program(checkout / 'bin', 'python3.9', 'exit 1')
     message = set_up(checkout, PYTHON=str(checkout / 'bin/python3.9'))
-    assert 'no Python 3.11 or 3.12' in message
+    assert 'no Python 3.12 or 3.11' in message
 
 
 def test_full_disk(checkout):

@@ -79,7 +79,7 @@ def list_layers(backbone: VanillaNet, side: int) -> List[Layer]:
         block.register_forward_hook(note)
     backbone.eval()
     with torch.no_grad():
-        backbone(torch.empty(1, 3, side, side, device='meta'))
+        backbone(next(backbone.parameters()).new_empty(1, 3, side, side))
     return layers
 
 

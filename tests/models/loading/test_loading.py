@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from helpers.networks import randomize, relative_error
+from helpers.versions import needs_torch
 from mmcv.cnn import fuse_conv_bn
 from mmengine.model import ExponentialMovingAverage
 from mmengine.runner.checkpoint import load_state_dict
@@ -323,6 +324,7 @@ def test_weights_without_lambda_are_of_lambda_one(load):
     assert torch.equal(outputs(network), outputs(source))
 
 
+@needs_torch('2.0', 'torch.compile')
 @pytest.mark.parametrize('load', LOADERS)
 @pytest.mark.parametrize('prefix', ['', '_orig_mod.', 'module.module.'])
 def test_a_part_is_compiled(prefix, load):
@@ -417,7 +419,10 @@ def test_a_layer_in_two_places():
     [
         lambda n: prune.l1_unstructured(n.stem.conv.conv1, 'weight', 0.3),
         lambda n: prune.l1_unstructured(n.stem.act.conv, 'weight', 0.3),
-        lambda n: torch.nn.utils.parametrizations.weight_norm(n.stem.conv.conv2),
+        pytest.param(
+            lambda n: torch.nn.utils.parametrizations.weight_norm(n.stem.conv.conv2),
+            marks=needs_torch('2.1', 'this parametrization'),
+        ),
     ],
 )
 @pytest.mark.parametrize('form', ['merged', 'deploy'])
@@ -455,6 +460,7 @@ def test_an_averaged_copy_takes_the_form():
         assert relative_error(outputs(averaged.module), outputs(source)) < 1e-5
 
 
+@needs_torch('2.1', 'load_state_dict(assign=)')
 def test_assigned_weights_have_the_precision_of_the_given():
     for weights_form in FORMS:
         weights = FORMS[weights_form](build('VanillaNet, n = 1')).state_dict()

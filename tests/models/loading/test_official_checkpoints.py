@@ -14,6 +14,7 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
 from mmvanilla import UsageError, merge_deep_convs, switch_to_deploy
+from mmvanilla.checkpoint import load_checkpoint
 from mmvanilla.cli.running import build_runner, drop_pretrained
 from mmvanilla.models.folding.foldable import named_foldables
 
@@ -97,7 +98,7 @@ def test_evaluated_without_real_labels(official, options, run_tool, tmp_path):
 def test_converter_picks_the_weights(args, source, official, run_tool, tmp_path):
     run_tool(CONVERTER, official, tmp_path / 'a.pth', *args)
     converted = torch.load(tmp_path / 'a.pth', weights_only=True)
-    expected = torch.load(official, weights_only=True)[source]['stem1.0.weight']
+    expected = load_checkpoint(official)[source]['stem1.0.weight']
     assert torch.equal(converted['state_dict']['backbone.stem.conv.conv1.weight'], expected)
     assert converted['meta']['mmvanilla_version']
 

@@ -47,7 +47,7 @@ def official(fixture, detector, tmp_path_factory):
             iter=43980,
             hook_msgs={},
         ),
-        state_dict={f'backbone.{k}': v for k, v in backbone.items()} | rest,
+        state_dict={**{f'backbone.{k}': v for k, v in backbone.items()}, **rest},
         optimizer=dict(state={}, param_groups=[dict(lr=8e-5, params=[0])]),
     )
     torch.save(content, path)
