@@ -9,7 +9,7 @@ FIGURE2 := work_dirs/figure2
 # Two test files at a time, each on its own core.
 FAST_TESTS := -m pytest -n 2 --dist loadfile -m 'not slow and not zoo'
 
-.PHONY: env demo demo-masks demo-segmentation demo-classification demo-merging evidence table1 table2 table3 table4 table5 figure1 figure2 figure3 test test-slow test-zoo tested lint clean
+.PHONY: env demo demo-masks demo-segmentation demo-classification demo-merging evidence table1 table2 table3 table4 table5 figure1 figure2 figure3 test test-slow test-zoo test-exchange tested lint clean
 
 env:
 	@bash tools/setup_env.sh
@@ -77,6 +77,11 @@ test-zoo: env
 test-%:
 	@bash tools/setup_env.sh $*
 	@OMP_NUM_THREADS=1 .venv-$*/bin/python $(FAST_TESTS) --junitxml=.venv-$*/tests.xml
+
+# Runs that one environment starts go on in another.
+test-exchange: env
+	@for name in torch2.1 torch1.13 onedl newest; do bash tools/setup_env.sh $$name || exit 1; done
+	@$(PY) -m pytest -m slow tests/other_projects/test_other_environments.py
 
 tested: env
 	@$(PY) tools/tested_environments.py

@@ -13,9 +13,8 @@ from mmengine.registry import DefaultScope
 from mmengine.visualization import Visualizer
 
 ROOT = Path(__file__).parents[2]
-IGNORED = shutil.ignore_patterns(
-    '.venv*', '.git', 'data', 'work_dirs', 'build', '*.egg-info', '.mim'
-)
+IGNORED = shutil.ignore_patterns('.venv*', '.git', '*.egg-info', '.mim', '__pycache__')
+OUTPUTS = {'build', 'checkpoints', 'data', 'dist', 'work_dirs'}
 
 
 def run_python(*args, cwd=ROOT, timeout=300, check=True, **env):
@@ -71,7 +70,23 @@ def parse(output):
 
 def build_wheel(folder):
     """Builds the wheel of this repository; returns its path."""
-    shutil.copytree(ROOT, folder / 'source', ignore=IGNORED)
-    run_python('setup.py', '-q', 'bdist_wheel', '-d', folder / 'dist', cwd=folder / 'source')
-    (wheel,) = (folder / 'dist').glob('*.whl')
-    return wheel
+    return build_distribution(folder, 'bdist_wheel')
+
+
+def build_distribution(folder, command, prepare=lambda source: None):
+    """Builds a distribution of a copy of this repository; returns its path.
+
+    Args:
+        folder: An empty folder.
+        command: setup.py's command.
+        prepare: Called with the folder of the copy before.
+    """
+    shutil.copytree(
+        ROOT,
+        folder / 'source',
+        ignore=lambda path, names: IGNORED(path, names) | (OUTPUTS if path == str(ROOT) else set()),
+    )
+    prepare(folder / 'source')
+    run_python('setup.py', '-q', command, '-d', folder / 'dist', cwd=folder / 'source')
+    (distribution,) = (folder / 'dist').iterdir()
+    return distribution

@@ -1,8 +1,10 @@
 """Every command, snippet and link on the pages."""
 
 import re
+import shlex
 import shutil
 import subprocess
+from itertools import dropwhile
 from pathlib import Path
 
 import pytest
@@ -11,9 +13,11 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmpretrain.registry import MODELS as CLASSIFIERS
+from packaging.requirements import Requirement
 
 from mmvanilla import SeriesActivation
 from mmvanilla.models import DeepConv
+from mmvanilla.version import __version__
 
 BLOCK = re.compile(r'```(\w*)\n(.*?)```', re.S)
 PAGES = [
@@ -159,13 +163,27 @@ def test_troubleshooting_quotes_the_messages(message):
 @pytest.mark.parametrize('command', COMMANDS)
 def test_command(command, run_tool, capsys):
     """Make targets exist; tools know the options; files are where the command looks for them."""
-    program, *args = command.split()
+    words = shlex.split(command)
+    program, *args = dropwhile(lambda word: re.match(r'[A-Z_]+=', word), words)
     if program == 'make':
         subprocess.run(['make', '-n', *args], cwd=ROOT, check=True, stdout=subprocess.PIPE)
-    elif program == 'pip':
-        assert args == ['install', '-e', '.'] and (ROOT / 'setup.py').exists()
+    elif program == 'pip':  # test_environments.py compares versions, test_packaging.py builds
+        assert args[0] in ('install', 'wheel')
+        known = ('-e', '.', '-w', 'dist', f'dist/mmvanilla-{__version__}-py3-none-any.whl')
+        for arg in args[1:]:
+            if arg not in known and not arg.startswith(('--', '-f', 'https://')):
+                Requirement(arg)
     elif program == 'mim':  # test_foreign_project.py runs what mim runs
-        assert args[:3] in (['train', 'mmdet', 'my_config.py'], ['test', 'mmdet', 'my_config.py'])
+        action, package, name, *_ = args
+        if package == 'mmdet':
+            assert action in ('train', 'test') and name == 'my_config.py'
+        elif action == 'run':
+            assert len(list((ROOT / 'tools').rglob(f'{name}.py'))) == 1
+        else:
+            assert action in ('train', 'test')
+            assert len(list((ROOT / 'configs').rglob(name))) == 1
+        for config in (arg[len('mmvanilla::') :] for arg in args if arg.startswith('mmvanilla::')):
+            assert (ROOT / 'configs' / config).exists()
     elif program == 'source':
         assert args == ['.venv/bin/activate']
     elif program == 'pre-commit':
