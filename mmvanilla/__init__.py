@@ -7,7 +7,6 @@ from .supported_versions import check_versions
 check_versions()
 
 from . import engine, evaluation  # noqa: E402, F401  to register what configs name
-from .compatibility import let_configs_find_the_fork  # noqa: E402
 from .deployment.optimized_inference import optimize_for_inference  # noqa: E402
 from .errors import UsageError  # noqa: E402
 from .model_index import register_when_imported  # noqa: E402
@@ -37,7 +36,6 @@ __all__ = [
     'switch_to_deploy',
 ]
 
-let_configs_find_the_fork()
 register_when_imported()
 
 

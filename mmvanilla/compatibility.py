@@ -1,7 +1,4 @@
-"""What versions of torch and mmengine do differently, each with the version that ends it.
-
-All other code reads as if there were only one version.
-"""
+"""What older torch and mmengine lack; all other code reads as if there were only one version."""
 
 from contextlib import nullcontext
 from typing import Any, ContextManager, Dict
@@ -12,7 +9,6 @@ from mmengine.hooks import Hook
 from mmengine.runner import IterBasedTrainLoop, Runner
 from packaging.version import Version
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from .errors import UsageError
 from .supported_versions import installed_version
@@ -22,22 +18,18 @@ def _torch_before(version: str) -> bool:
     return Version(torch.__version__) < Version(version)
 
 
-def is_compiling() -> bool:
-    """Whether a compiler traces the network now; before torch 2.1 none can."""
-    return False
-
-
-if not _torch_before('2.3'):
-    is_compiling = torch.compiler.is_compiling
-elif not _torch_before('2.1'):
+if _torch_before('2.1'):  # nothing can tell
+    is_compiling = bool  # which returns False
+elif _torch_before('2.3'):
     is_compiling = torch._utils.is_compiling
+else:
+    is_compiling = torch.compiler.is_compiling
 
 
 def require_compiler() -> None:
     """Raises UsageError before torch 2.1, whose networks can be compiled in place."""
     if _torch_before('2.1'):
-        version = torch.__version__
-        raise UsageError(f'compiling needs torch >= 2.1, not {version}: set compile=False.')
+        raise UsageError(f'torch {torch.__version__} does not compile: set compile=False.')
 
 
 def meta_device() -> ContextManager:
@@ -46,51 +38,34 @@ def meta_device() -> ContextManager:
 
 
 def add_to_torch_load(stand_ins: Dict[str, Any]) -> None:
-    """Makes ``torch.load(weights_only=True)`` build these in place of the classes that they name.
-
-    Before torch 2.6 it could not, and was not the default.
-    """
+    """Lets ``torch.load`` build these for the names; it reads all kinds before torch 2.6."""
     if not _torch_before('2.6'):
         torch.serialization.add_safe_globals([(each, name) for name, each in stand_ins.items()])
 
 
-# Before torch 2.5 there was only one exporter.
-ONNX_EXPORTER = {} if _torch_before('2.5') else {'dynamo': False}
+ONNX_EXPORTER = {} if _torch_before('2.5') else {'dynamo': False}  # before, it was the only one
 
 
-class SyncBatchNorm(nn.SyncBatchNorm):
-    """Computes an ordinary batch norm on a CPU, where torch's raised an error before torch 2.1."""
-
+class _SyncBatchNorm(nn.SyncBatchNorm):
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) if x.is_cuda else _BatchNorm.forward(self, x)
+        kind = nn.BatchNorm2d if x.device.type == 'cpu' else nn.SyncBatchNorm
+        return kind.forward(self, x)
 
 
-if not _torch_before('2.1'):
-    SyncBatchNorm = nn.SyncBatchNorm
+SyncBatchNorm = _SyncBatchNorm if _torch_before('2.1') else nn.SyncBatchNorm  # before: only GPUs
 
 
-class _AdvanceDataHook(Hook):
+class AdvanceDataHook(Hook):
+    """Before mmengine 0.10.3, runs by iterations began with the first data when resumed."""
+
     def before_train_epoch(self, runner: Runner) -> None:
-        if isinstance(runner.train_loop, IterBasedTrainLoop):
+        repeats = Version(mmengine.__version__) < Version('0.10.3')
+        if repeats and isinstance(runner.train_loop, IterBasedTrainLoop):
             for _ in range(runner.iter):
                 next(runner.train_loop.dataloader_iterator)
 
 
-def advance_data(runner: Runner) -> None:
-    """Makes a resumed run by iterations go on with the data that come next.
+if installed_version('onedl-mmengine'):  # looks for mmsegmentation, which the fork is not
+    from mmengine.config.utils import MODULE2PACKAGE
 
-    Before mmengine 0.10.3, its loop began with the first data again.
-    """
-    if Version(mmengine.__version__) < Version('0.10.3'):
-        runner.register_hook(_AdvanceDataHook())
-
-
-def let_configs_find_the_fork() -> None:
-    """Makes ``mmseg::`` bases resolve with onedl-mmsegmentation.
-
-    onedl-mmengine looks for a distribution called mmsegmentation, which the fork is not.
-    """
-    if installed_version('onedl-mmengine'):
-        from mmengine.config.utils import MODULE2PACKAGE
-
-        MODULE2PACKAGE['mmseg'] = 'mmseg'
+    MODULE2PACKAGE['mmseg'] = 'mmseg'

@@ -29,8 +29,7 @@ def check_versions(version_of: Callable[[str], str] = version) -> None:
             mmengine's registry would swallow that and report only an unknown type.
     """
     for package, (distributions, first, end) in SUPPORTED.items():
-        versions = {name: installed_version(name, version_of) for name in distributions}
-        found = {name: version for name, version in versions.items() if version}
+        found = {each: v for each in distributions if (v := installed_version(each, version_of))}
         if not found and package in REQUIRED:
             raise RuntimeError(f'mmvanilla needs {" or ".join(distributions)}: install it first.')
         if len(found) > 1:

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import re
 import sys
 import warnings
 from contextlib import contextmanager
@@ -22,16 +21,13 @@ EXTRAS = {'mmsegmentation': 'segmentation', 'mmseg': 'onedl-segmentation'}
 
 def config_file(path: str) -> str:
     """The file that a command line names, by its path or, in the package, as ``mmvanilla::...``."""
-    name = re.sub('^mmvanilla::', '', path)
-    return path if name == path else str(find_root() / 'configs' / name)
+    return path.replace('mmvanilla::', f'{find_root()}/configs/')
 
 
 def make_parser(description: str) -> argparse.ArgumentParser:
     """A parser with the options that OpenMMLab's train and test tools share."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument(
-        'config', type=config_file, help='config file; mmvanilla::NAME for one of the package'
-    )
+    parser.add_argument('config', type=config_file, help='config file, or mmvanilla::NAME')
     parser.add_argument('--work-dir', help='folder for logs, checkpoints and results')
     add_cfg_options(parser)
     parser.add_argument(

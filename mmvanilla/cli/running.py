@@ -15,7 +15,7 @@ from mmengine.runner import checkpoint as runner_checkpoint
 from torch import nn
 
 from ..checkpoint import load_checkpoint
-from ..compatibility import advance_data
+from ..compatibility import AdvanceDataHook
 from ..config import nested_dicts
 from ..errors import UsageError
 from ..models.folding.network import switch_to_deploy, unwrap
@@ -50,7 +50,7 @@ def build_runner(cfg: Config) -> Runner:
         if get_device() == 'cpu':
             _join_on_cpu(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-    advance_data(runner)
+    runner.register_hook(AdvanceDataHook())
     return runner
 
 

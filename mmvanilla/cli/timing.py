@@ -1,10 +1,8 @@
-"""Measuring so that neither other measurements nor the noise of the machine favour anything."""
+"""Timing functions that take turns, so that the noise of the machine affects all alike."""
 
-import multiprocessing
 import platform
 import re
 import time
-from concurrent.futures import ProcessPoolExecutor
 from statistics import median
 from typing import Any, Callable, List, Sequence
 
@@ -34,12 +32,6 @@ def time_by_turns(
 
     times = [[seconds(function) for function in functions] for _ in range(warmup + rounds)]
     return [median(mine) for mine in zip(*times[warmup:])]
-
-
-def in_new_process(function: Callable[..., Any], *args: Any) -> Any:
-    """Calls a function in a process of its own, whose memory is therefore that of the function."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context('spawn')) as pool:
-        return pool.submit(function, *args).result()
 
 
 def describe_machine(device: str) -> str:

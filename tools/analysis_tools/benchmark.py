@@ -18,6 +18,7 @@ from typing import Any, Callable, Dict, Iterator, List, Tuple
 import mmpretrain
 import torch
 import torch.nn.functional as F
+from new_process import in_new_process
 from plain_vanillanet import PlainVanillaNet
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -32,7 +33,7 @@ from mmvanilla import (
 from mmvanilla.checkpoint import replace_when_whole
 from mmvanilla.cli.options import add_device, log_errors_only, one_sentence_errors
 from mmvanilla.cli.tables import print_table
-from mmvanilla.cli.timing import describe_machine, in_new_process, time_by_turns
+from mmvanilla.cli.timing import describe_machine, time_by_turns
 from mmvanilla.compatibility import meta_device
 from mmvanilla.errors import UsageError
 

@@ -11,10 +11,11 @@ from statistics import median
 from typing import Tuple
 
 import torch
+from new_process import in_new_process
 
 from mmvanilla import VanillaNet
 from mmvanilla.cli.options import one_sentence_errors
-from mmvanilla.cli.timing import describe_machine, in_new_process
+from mmvanilla.cli.timing import describe_machine
 from mmvanilla.compatibility import meta_device
 
 ROUNDS = 3

@@ -3,7 +3,6 @@
 ``rename_on_loading`` makes a network do this whenever its ``load_state_dict`` is called.
 """
 
-import re
 from typing import Any, Dict, Mapping, Optional
 
 from torch import Tensor, nn
@@ -55,5 +54,4 @@ def _take_own_names(
     weights = take(state_dict, prefix)
     is_official = is_official_state_dict(weights)
     for name, value in own_names(weights, network).items():
-        own_name = re.sub(r'^backbone\.', '', name) if is_official else name
-        state_dict[prefix + own_name] = value
+        state_dict[prefix + name.replace('backbone.', '', int(is_official))] = value
