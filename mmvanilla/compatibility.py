@@ -38,8 +38,8 @@ def meta_device() -> ContextManager:
 
 
 def add_to_torch_load(stand_ins: Dict[str, Any]) -> None:
-    """Lets ``torch.load`` build these for the names; it reads all kinds before torch 2.6."""
-    if not _torch_before('2.6'):
+    """Lets ``torch.load`` build these for the names, which only mmengine on torch 2.6 needs."""
+    if not (_torch_before('2.6') or installed_version('onedl-mmengine')):  # it adds its own
         torch.serialization.add_safe_globals([(each, name) for name, each in stand_ins.items()])
 
 

@@ -28,6 +28,7 @@ from mmvanilla.checkpoint import load_checkpoint, replace_when_whole
 from mmvanilla.checkpoint.safe_reading import read_safely
 from mmvanilla.cli.config_in_checkpoint import config_in_checkpoint
 from mmvanilla.models.loading.weights import read_state_dict
+from mmvanilla.supported_versions import installed_version
 
 # Pickle instructions, which the functions below combine as an attacker would.
 HISTORY_BUFFER = b'cmmengine.logging.history_buffer\nHistoryBuffer\n'
@@ -37,9 +38,10 @@ RECONSTRUCT = b'cnumpy.core.multiarray\n_reconstruct\n'
 SCALAR = b'cnumpy.core.multiarray\nscalar\n'
 ORDERED_DICT = b'ccollections\nOrderedDict\n'
 TENSOR = b'ctorch._utils\n_rebuild_tensor_v2\n'
-# Before torch 2.6, torch.load cannot read what mmengine writes without running code from it.
+# Before torch 2.6, torch.load cannot read what mmengine writes without running code from it; the
+# fork reads by means of its own.
 READERS = [load_checkpoint]
-if torch_has('2.6'):
+if torch_has('2.6') and not installed_version('onedl-mmengine'):
     READERS.append(partial(torch.load, weights_only=True))
 
 
