@@ -1,8 +1,8 @@
 """Stand-ins for the few classes that training checkpoints hold beside plain values and tensors.
 
 Each accepts what mmengine (or the authors, for Namespace) writes, and refuses everything else.
-Importing this module adds them to torch's safe globals where mmengine needs that on torch >= 2.6, to
-read its own checkpoints. This makes nothing less safe.
+Importing this module adds them to torch's safe globals where mmengine, on torch >= 2.6, needs that
+to read its own checkpoints. This makes nothing less safe.
 """
 
 import pickle
