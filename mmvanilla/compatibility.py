@@ -29,7 +29,7 @@ else:
 def require_compiler() -> None:
     """Raises UsageError before torch 2.1, whose networks can be compiled in place."""
     if _torch_before('2.1'):
-        raise UsageError(f'torch {torch.__version__} does not compile: set compile=False.')
+        raise UsageError(f'torch {torch.__version__} cannot compile it; torch >= 2.1 can.')
 
 
 def meta_device() -> ContextManager:
