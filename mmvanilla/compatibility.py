@@ -5,6 +5,7 @@ from typing import Any, ContextManager, Dict
 
 import mmengine
 import torch
+from mmengine.dist import is_distributed
 from mmengine.hooks import Hook
 from mmengine.runner import IterBasedTrainLoop, Runner
 from packaging.version import Version
@@ -15,11 +16,11 @@ from .supported_versions import installed_version
 
 
 def _torch_before(version: str) -> bool:
-    return Version(torch.__version__) < Version(version)
+    return Version(Version(torch.__version__).base_version) < Version(version)
 
 
 if _torch_before('2.1'):  # nothing can tell
-    is_compiling = bool  # which returns False
+    is_compiling = lambda: False  # noqa: E731
 elif _torch_before('2.3'):
     is_compiling = torch._utils.is_compiling
 else:
@@ -39,17 +40,17 @@ def meta_device() -> ContextManager:
 
 def add_to_torch_load(stand_ins: Dict[str, Any]) -> None:
     """Lets ``torch.load`` build these for the names, which only mmengine on torch 2.6 needs."""
-    if not (_torch_before('2.6') or installed_version('onedl-mmengine')):  # it adds its own
+    if not (_torch_before('2.6') or installed_version('onedl-mmengine')):  # the fork adds its own
         torch.serialization.add_safe_globals([(each, name) for name, each in stand_ins.items()])
 
 
-ONNX_EXPORTER = {} if _torch_before('2.5') else {'dynamo': False}  # before, it was the only one
+ONNX_EXPORTER = {} if _torch_before('2.5') else {'dynamo': False}  # by tracing
 
 
 class _SyncBatchNorm(nn.SyncBatchNorm):
     def forward(self, x: Tensor) -> Tensor:
-        kind = nn.BatchNorm2d if x.device.type == 'cpu' else nn.SyncBatchNorm
-        return kind.forward(self, x)
+        alone = x.device.type == 'cpu' and not (self.training and is_distributed())
+        return (nn.BatchNorm2d if alone else nn.SyncBatchNorm).forward(self, x)
 
 
 SyncBatchNorm = _SyncBatchNorm if _torch_before('2.1') else nn.SyncBatchNorm  # before: only GPUs

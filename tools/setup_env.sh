@@ -7,14 +7,14 @@ cd "$(dirname "$0")/.."
 
 NAME=${1:-openmmlab}
 DATA=requirements/$NAME
-[[ -f $DATA/python.txt ]] || {
-    echo "error: no environment is called $NAME: the folders of requirements/ name them." >&2
+[[ $NAME =~ ^[A-Za-z0-9._-]+$ && -f $DATA/python.txt && -f $DATA/runtime.txt ]] &&
+    MMCV=$(grep -E '^(onedl-)?mmcv==' "$DATA/constraints.txt" 2>/dev/null) || {
+    echo "error: no environment is called $NAME: it needs python.txt, runtime.txt and constraints.txt with mmcv in requirements/$NAME." >&2
     exit 1
 }
 VENV=.venv
 [[ $NAME == openmmlab ]] || VENV=.venv-$NAME
 PYTHONS=$(cat $DATA/python.txt) # minor versions, the preferred one first
-MMCV=$(grep -E '^(onedl-)?mmcv==' $DATA/constraints.txt)
 CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/mmvanilla/wheels
 LOG=$VENV/setup.log
 STAMP=$VENV/ready
@@ -99,6 +99,7 @@ if ! $VENV/bin/python -m pip --version >/dev/null 2>&1; then
 fi
 is_wanted $VENV/bin/python || fail "$VENV has a Python other than ${PYTHONS// / or }: remove it and run this again."
 : >"$LOG"
+rm -f $VENV/tests.xml # of other versions
 pip() { $VENV/bin/python -m pip --disable-pip-version-check "$@"; }
 # The fork is published as source, and built here with the build tools that are installed first.
 install() { pip install -c $DATA/constraints.txt --no-build-isolation "$@"; }

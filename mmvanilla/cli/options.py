@@ -21,7 +21,8 @@ EXTRAS = {'mmsegmentation': 'segmentation', 'mmseg': 'onedl-segmentation'}
 
 def config_file(path: str) -> str:
     """The file that a command line names, by its path or, in the package, as ``mmvanilla::...``."""
-    return path.replace('mmvanilla::', f'{find_root()}/configs/')
+    package, _, name = path.partition('::')
+    return str(find_root() / 'configs' / name) if package == 'mmvanilla' else path
 
 
 def make_parser(description: str) -> argparse.ArgumentParser:

@@ -1,7 +1,12 @@
+import get_flops
 import pytest
+import torch
+import torch.nn.functional as F
 from helpers.networks import ARCHS
 from helpers.pairs import zip_equal
 from helpers.programs import ROOT, fail, parse, run_python
+from helpers.versions import needs_torch
+from torch import nn
 
 TOOL = 'tools/analysis_tools/get_flops.py'
 CONFIGS = [f'configs/imagenet/vanillanet-{arch}_8xb128_in1k.py' for arch in ARCHS]
@@ -71,6 +76,32 @@ def test_detector(table):
     )
     assert row[5:] == ['', '', ''] and int(row[4]) == 5
     assert 0 < float(row[2]) < 1
+
+
+PRODUCTS = {
+    'baddbmm': (lambda x: torch.baddbmm(torch.zeros(2, 3, 5), x, torch.rand(2, 4, 5)), 120),
+    'bmm': (lambda x: torch.bmm(x, torch.rand(2, 4, 5)), 120),
+    'matmul': (lambda x: torch.rand(5, 3) @ x, 120),  # the first is broadcast
+    'linear': (lambda x: F.linear(x, torch.rand(5, 4)), 120),
+    'conv': (lambda x: F.conv1d(x, torch.rand(5, 3, 1)), 120),
+    'einsum': (lambda x: torch.einsum('...c,ck->...k', x, torch.rand(4, 5)), 120),
+}
+
+
+@pytest.mark.parametrize('name', PRODUCTS)
+def test_products(name):
+    function, expected = PRODUCTS[name]
+    model = nn.Module()
+    model.forward = function
+    assert get_flops.count_macs(model, torch.rand(2, 3, 4))[''] == {name: expected}
+
+
+@needs_torch('2.0', 'scaled_dot_product_attention')
+def test_attention():
+    model = nn.Module()
+    model.forward = lambda x: F.scaled_dot_product_attention(x, x[:, :2], x[:, :2])
+    found = get_flops.count_macs(model, torch.rand(2, 3, 4))['']
+    assert found == {'scaled_dot_product_attention': 2 * 3 * 2 * (4 + 4)}
 
 
 def test_early_outputs(table):

@@ -73,7 +73,19 @@ def test_missing_compiler(checkout):
     fake_venv(checkout, 'exit 0')
     tools = checkout / 'tools_without_compiler'
     tools.mkdir()
-    for name in ('bash', 'sh', 'cat', 'df', 'awk', 'sed', 'sha256sum', 'dirname', 'mkdir', 'grep'):
+    for name in (
+        'bash',
+        'sh',
+        'cat',
+        'df',
+        'awk',
+        'sed',
+        'sha256sum',
+        'dirname',
+        'mkdir',
+        'grep',
+        'rm',
+    ):
         (tools / name).symlink_to(shutil.which(name))
     message = set_up(checkout, PATH=str(tools), CXX='', PYTHON='none')
     assert 'no C++ compiler found' in message and 'apt-get install g++' in message

@@ -11,11 +11,12 @@ VERSIONS = {
 PASSED = '<testcase classname="tests.a" name="test_a"/>' * 3
 SKIPPED = '<testcase classname="tests.a" name="test_b"><skipped/></testcase>'
 FAILED = '<testcase classname="tests.a" name="test_c"><failure message="no"/></testcase>'
-OF_THE_TABLE = FAILED.replace('tests.a', 'tests.packaging.test_environments')
+OF_THE_TABLE = FAILED.replace('test_c', 'test_every_environment_is_in_the_table[onedl]')
 OLD = [
     ['onedl', '2026-01-01', '3.11.7', *['1'] * 9],
     ['torch2.1', '2026-01-01', '3.10.1', *['1'] * 9],
-    ['torch2.1', '2026-01-01', '3.9.1', *['1'] * 9],
+    ['torch2.1', '2026-01-01', '3.9.1', *VERSIONS.values(), '1', '1'],
+    ['torch2.1', '2026-01-01', '3.8.1', *['1'] * 9],  # of other packages
 ]
 
 
@@ -54,7 +55,7 @@ def test_a_row_is_replaced(folder, failed):
     assert text == f'Before.\n\n{table}\n\nAfter.\n'
 
 
-@pytest.mark.parametrize('cases', [PASSED + FAILED, ''])
+@pytest.mark.parametrize('cases', [PASSED + FAILED, '', '<'])
 def test_only_what_passed_is_written(folder, cases):
     before = (folder / 'installation.md').read_text()
     with pytest.raises(SystemExit, match='no environment here passed its tests'):

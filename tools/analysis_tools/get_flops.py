@@ -7,6 +7,7 @@ import argparse
 from collections import Counter
 from math import prod
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 import torch
@@ -33,7 +34,7 @@ from mmvanilla.models.folding.network import deep_convs
 HEAD = ['config', 'image', 'parameters (M)', 'MACs (G)', 'depth']
 OF_PAPER = ['paper: parameters (M)', 'paper: FLOPs (G)', 'paper: depth']
 # mmengine's names of matrix products, and of those among them that are of two activations
-OF_ATTENTION = ('matmul', 'bmm', 'scaled_dot_product_attention')
+OF_ATTENTION = ('matmul', 'bmm', 'baddbmm', 'scaled_dot_product_attention')
 PRODUCTS = ('conv', 'linear', 'addmm', 'mm', 'einsum', *OF_ATTENTION)
 SHAPES = {'mmdet': (1280, 800), 'mmseg': (512, 512)}  # others 224x224
 
@@ -73,8 +74,38 @@ def _attention_macs(inputs: List[Any], outputs: List[Any]) -> int:
     return prod(queries[:-1]) * keys[-2] * (queries[-1] + values[-1])
 
 
+def _matmul_macs(inputs: List[Any], outputs: List[Any]) -> int:
+    return prod(get_shape(outputs[0])) * get_shape(inputs[0])[-1]  # batches may be broadcast
+
+
+def _baddbmm_macs(inputs: List[Any], outputs: List[Any]) -> int:
+    return _matmul_macs(inputs[1:], outputs)
+
+
+def _einsum_macs(inputs: List[Any], outputs: List[Any]) -> int:
+    """One for each combination of indices."""
+    terms = inputs[0].toIValue().replace(' ', '').split('->')[0].split(',')
+    sizes: Dict[str, int] = {}
+    for term, shape in zip(terms, map(get_shape, inputs[1].node().inputs())):
+        others = ascii_uppercase[: len(shape) - len(term.replace('...', ''))][::-1]
+        for index, size in zip(term.replace('...', others), shape):
+            sizes[index] = max(size, sizes.get(index, 1))
+    return prod(sizes.values())
+
+
+# For products that mmengine does not count, or only roughly.
+HANDLES = {
+    'aten::baddbmm': _baddbmm_macs,
+    'aten::einsum': _einsum_macs,
+    'aten::matmul': _matmul_macs,
+    'aten::scaled_dot_product_attention': _attention_macs,
+}
+
+
 def count_macs(model: nn.Module, images: Tensor, **inputs: Any) -> Dict[str, Counter]:
     """Multiply-accumulates of convolutions and matrix products in a pass, as is usual.
+
+    Those inside autograd functions are not seen.
 
     Args:
         model: A model of any OpenMMLab package.
@@ -85,7 +116,7 @@ def count_macs(model: nn.Module, images: Tensor, **inputs: Any) -> Dict[str, Cou
         Module name ('' for the whole model) -> operator -> number.
     """
     counter = FlopAnalyzer(_Pass(model, **inputs), (images,))
-    counter.set_op_handle('aten::scaled_dot_product_attention', _attention_macs)
+    counter.set_op_handle(**HANDLES)
     counter.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
     with torch.no_grad():
         counts = counter.by_module_and_operator()

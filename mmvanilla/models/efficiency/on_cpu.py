@@ -39,7 +39,8 @@ def in_training_on_cpu(lean: Forward) -> Callable[[Forward], Forward]:
     def decorate(forward: Forward) -> Forward:
         @wraps(forward)
         def wrapper(module: nn.Module, x: Tensor) -> Tensor:
-            return (lean if _trains_on_cpu(module, x) else forward)(module, x)
+            trains_on_cpu = recomputes(module) and x.device.type == 'cpu'
+            return (lean if trains_on_cpu else forward)(module, x)
 
         return wrapper
 
@@ -75,7 +76,3 @@ def _lean_convolutions(conv: nn.Module, x: Tensor) -> Tensor:
         return conv.conv(x)
     x = conv.conv1(x)
     return recompute_in_backward(lambda x: conv.conv2(conv.act(conv.norm1(x))), x, conv)
-
-
-def _trains_on_cpu(module: nn.Module, x: Tensor) -> bool:
-    return recomputes(module) and x.device.type == 'cpu'
