@@ -1,6 +1,11 @@
 """What can be checked of older environments without building them."""
 
+import pytest
+import torch
 from helpers.programs import ROOT, run_python
+from torch import nn
+
+from mmvanilla.compatibility import SyncBatchNorm
 
 # Imports mmvanilla where torch lacks what torch 1.13 lacks; afterwards torch itself needs it again.
 IMPORT = """
@@ -51,3 +56,13 @@ def test_code_is_for_python_3_8():
     vermin = ['-c', 'import vermin; vermin.main()', '--no-tips', '--eval-annotations', '-v']
     output = run_python(*vermin, '-t=3.8-', *places)
     assert 'Minimum required versions: 3.8' in output
+
+
+@pytest.mark.parametrize('training', [True, False])
+def test_synchronized_norm_of_one_process_on_a_cpu(training):
+    images = torch.rand(4, 3, 5, 5)
+    outputs = []
+    for norm in (SyncBatchNorm(3), nn.BatchNorm2d(3)):
+        norm.running_mean.fill_(0.3)
+        outputs.append([norm.train(training)(images), norm.running_mean, norm.running_var])
+    torch.testing.assert_close(*outputs)
