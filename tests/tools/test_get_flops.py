@@ -55,6 +55,13 @@ def test_training_form_and_shape(table):
     assert int(row[4]) == 5
 
 
+def test_config_of_the_package(table, monkeypatch):
+    name = 'imagenet/vanillanet-5_8xb128_in1k.py'
+    assert table(f'mmvanilla::{name}') == table(f'configs/{name}')
+    message = fail('analysis_tools/get_flops', 'mmvanilla::none.py', monkeypatch=monkeypatch)
+    assert 'configs/none.py does not exist' in message
+
+
 def test_papers_figures_are_of_the_published_model(table):
     (row,) = table(CONFIGS[0], '--deploy', '--shape', '256')
     assert row[5:] == ['', '', ''] and float(row[2]) == 15.52
