@@ -1,12 +1,19 @@
-"""Walking through configs."""
+"""Reading configs: their parts, the classes that they name, and their packages."""
 
 import copy
 import inspect
-from typing import Any, Iterator
+import sys
+from contextlib import suppress
+from itertools import accumulate
+from typing import Any, Callable, Iterator, Optional
 
 from mmengine.config import Config
+from mmengine.registry import Registry
 
 from .registry import MODELS
+
+# Packages whose registries find plain names.
+PACKAGES = ('mmdet', 'mmpretrain', 'mmseg')
 
 
 def nested_dicts(value: Any) -> Iterator[dict]:
@@ -19,12 +26,67 @@ def nested_dicts(value: Any) -> Iterator[dict]:
             yield from nested_dicts(item)
 
 
+def class_of(
+    part: dict, scope: Optional[str] = None, registry: Registry = MODELS.root
+) -> Optional[Callable]:
+    """The class or function that the ``type`` of a config's part names; None if there is none.
+
+    Args:
+        part: A dict whose ``type`` is text, with a scope or without, or a class, as in configs in
+            pure Python.
+        scope: The package for names without a scope.
+        registry: mmengine's registry of what it names.
+    """
+    kind = part.get('type')
+    if not isinstance(kind, str):
+        return kind
+    with registry.switch_scope_and_registry(part.get('_scope_', scope)) as own:
+        try:
+            return own.get(kind)
+        except RuntimeError:  # older versions of mmengine return None
+            return None
+
+
+def is_a(part: dict, cls: type, scope: Optional[str] = None) -> bool:
+    """Whether a part of a model's config names a class or a subclass of it."""
+    return cls in getattr(class_of(part, scope), '__mro__', ())
+
+
+def scope_of(cfg: Config) -> str:
+    """The package that a config is for: its ``default_scope``, or else the one of its model."""
+    scope = cfg.get('default_scope')
+    if scope is None:  # as in configs in pure Python
+        bases = getattr(class_of(cfg.get('model') or {}), '__mro__', ())
+        packages = (each.__module__.split('.')[0] for each in bases)
+        scope = next((package for package in packages if package in PACKAGES), 'mmengine')
+    return scope
+
+
 def deploy_config(cfg: Config) -> Config:
-    """A copy of a config that builds this package's modules in deploy form, for fused weights."""
+    """A copy of a config that builds this package's modules in deploy form, for fused weights.
+
+    Its types are text, so that mmengine can write and read it.
+    """
     cfg = copy.deepcopy(cfg)
+    scope = scope_of(cfg)
     for part in nested_dicts(cfg.get('model')):
-        name = getattr(part.get('type'), '__name__', str(part.get('type')))
-        cls = MODELS.module_dict.get(name.split('.')[-1])
-        if cls is not None and 'deploy' in inspect.signature(cls).parameters:
-            part['deploy'] = True
+        made_by = class_of(part, scope)
+        ours = set(getattr(made_by, '__mro__', [made_by])) & set(MODELS.module_dict.values())
+        takes_it = any('deploy' in inspect.signature(each).parameters for each in ours)
+        with suppress(TypeError):  # a user's subclass may not take it
+            if takes_it and inspect.signature(made_by).bind_partial(deploy=True):
+                part['deploy'] = True
+    for part in nested_dicts(list(cfg.values())):
+        if callable(part.get('type')):
+            part['type'] = _path_of(part['type'])
     return cfg
+
+
+def _path_of(kind: Callable) -> str:
+    """The shortest path by which a class can be imported; mmengine writes longer ones.
+
+    It cannot read all of those: ``mmdet.models.losses.smooth_l1_loss`` is a module and a function.
+    """
+    *above, module = accumulate(kind.__module__.split('.'), '{}.{}'.format)
+    short = (m for m in above if getattr(sys.modules.get(m), kind.__name__, None) is kind)
+    return f'{next(short, module)}.{kind.__name__}'

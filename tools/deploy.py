@@ -14,6 +14,7 @@ from mmvanilla import switch_to_deploy
 from mmvanilla.checkpoint import load_checkpoint, replace_when_whole
 from mmvanilla.cli.options import add_cfg_options, config_file, one_sentence_errors, read_config
 from mmvanilla.cli.running import drop_pretrained, use_safe_loading
+from mmvanilla.config import scope_of
 from mmvanilla.deployment.fused_checkpoint import inference_config, save_fused
 from mmvanilla.errors import UsageError
 from mmvanilla.models.folding.network import check_fused
@@ -56,7 +57,7 @@ def main() -> None:
     drop_pretrained(cfg)
     checkpoint = load_checkpoint(args.checkpoint)
     meta = checkpoint.get('meta') or {}
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    init_default_scope(scope_of(cfg))
     network = MODELS.build(cfg.model)
     if args.onnx:
         check_exportable(network)

@@ -17,6 +17,7 @@ from mmvanilla.checkpoint import load_checkpoint
 from mmvanilla.cli.config_in_checkpoint import config_in_checkpoint
 from mmvanilla.cli.options import config_file, one_sentence_errors, read_config
 from mmvanilla.cli.running import drop_pretrained, use_safe_loading
+from mmvanilla.config import scope_of
 from mmvanilla.errors import UsageError
 from mmvanilla.models.loading.weights import load_weights, read_state_dict
 
@@ -57,7 +58,7 @@ def find_config(args: argparse.Namespace) -> Config:
         cfg = config_in_checkpoint(load_checkpoint(args.checkpoint), args.checkpoint)
         cfg.visualizer = dict(type='DetLocalVisualizer')
         cfg.test_dataloader.dataset.type = 'CocoDataset'  # for its colours; no data is read
-    if cfg.get('default_scope') != 'mmdet':
+    if scope_of(cfg) != 'mmdet':
         raise UsageError(f'{args.config or args.checkpoint} is not for a detector.')
     drop_pretrained(cfg)
     return cfg

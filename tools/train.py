@@ -3,6 +3,8 @@
 import argparse
 
 from mmengine.config import Config
+from mmengine.hooks import CheckpointHook
+from mmengine.registry import HOOKS
 
 from mmvanilla.checkpoint import (
     get_state_dict,
@@ -19,6 +21,7 @@ from mmvanilla.cli.checks import (
 )
 from mmvanilla.cli.options import load_config, make_parser, one_sentence_errors
 from mmvanilla.cli.running import build_runner, drop_pretrained
+from mmvanilla.config import class_of, scope_of
 from mmvanilla.errors import UsageError
 from mmvanilla.models.loading.official import is_official_state_dict
 
@@ -59,14 +62,15 @@ def merge_train_options(cfg: Config, args: argparse.Namespace) -> None:
     # A run killed while writing, or before a kept checkpoint is replaced, loses nothing.
     hooks = cfg.setdefault('default_hooks', {})
     hook = hooks.setdefault('checkpoint', dict(type='CheckpointHook', interval=1))
-    if hook and str(hook['type']).split('.')[-1] == 'CheckpointHook':
+    if hook and class_of(hook, scope_of(cfg), HOOKS) is CheckpointHook:
         hook['type'] = 'mmvanilla.AtomicCheckpointHook'
 
 
 def holds_backbone(checkpoint: dict, cfg: Config) -> bool:
     """Whether loading the checkpoint gives the model's backbone its weights."""
     weights = get_state_dict(checkpoint)
-    is_classifier = str(cfg.model.type).split('.')[-1] == 'ImageClassifier'
+    bases = getattr(class_of(cfg.model, scope_of(cfg)), '__mro__', ())
+    is_classifier = 'ImageClassifier' in [each.__name__ for each in bases]
     return any(key.startswith('backbone.') for key in weights) or (
         is_official_state_dict(weights) and is_classifier
     )

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config
+from mmengine.registry import DATASETS
 
 from ..checkpoint import load_checkpoint
 from ..compatibility import meta_device
-from ..config import nested_dicts
+from ..config import class_of, is_a, nested_dicts, scope_of
 from ..errors import UsageError
 from ..models.loading.weights import pretrained_cfgs
 from ..models.vanillanet import VanillaNet
@@ -41,13 +42,16 @@ def check_pretrained(cfg: Config) -> None:
 
 def check_channels(cfg: Config) -> None:
     """Raises UsageError if the neck does not expect the channels that a VanillaNet returns."""
-    backbone, neck = dict(cfg.model.get('backbone') or {}), cfg.model.get('neck')
-    is_ours = str(backbone.pop('type', None)).split('.')[-1] == 'VanillaNet'
+    backbone, neck = cfg.model.get('backbone') or {}, cfg.model.get('neck')
     taken = neck.get('in_channels') if isinstance(neck, dict) else None
-    if not is_ours or not isinstance(taken, list):
+    scope = scope_of(cfg)
+    if not isinstance(taken, (list, tuple)) or not is_a(backbone, VanillaNet, scope):
         return
+    arguments = {**backbone, 'init_cfg': None}
+    del arguments['type']
     with meta_device():
-        given = list(VanillaNet(**{**backbone, 'init_cfg': None}).out_channels)
+        given = list(class_of(backbone, scope)(**arguments).out_channels)
+    taken = list(taken)
     if taken != given:
         raise UsageError(
             f'model.neck.in_channels is {taken}, but the backbone returns {given}: set it to that, '
@@ -81,8 +85,10 @@ def check_data(cfg: Config, *parts: str) -> None:
     """Raises UsageError if files of the named dataloaders or evaluators are missing."""
     for name in parts:
         for part in nested_dicts(cfg.get(name)):
+            if not part.keys() & {'data_root', 'ann_file', 'data_prefix', 'split'}:
+                continue
             root = part.get('data_root') or ''
-            kind = str(part.get('type')).split('.')[-1]
+            kind = getattr(class_of(part, scope_of(cfg), DATASETS), '__name__', None)
             source = None if part.get('metainfo') else DATA_SOURCES.get(kind)  # else the user's
             prefix = part.get('data_prefix') or ''
             paths = [

@@ -9,9 +9,10 @@ from functools import lru_cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, FrozenSet, Iterator, Mapping, Union
+from typing import Any, Callable, Dict, Iterator, Mapping, Union
 
 from mmengine.config import Config
+from mmengine.registry import Registry
 
 from ..config import nested_dicts
 from ..errors import UsageError
@@ -55,7 +56,8 @@ def config_in_checkpoint(checkpoint: Mapping[str, Any], path: Union[str, Path]) 
     try:
         tree = _DictCallsToDicts().visit(ast.parse(text))
         values = {line.targets[0].id: ast.literal_eval(line.value) for line in tree.body}
-        model, scope = values['model'], values.get('default_scope', 'mmengine')
+        model = values['model']
+        scope = values.get('default_scope') or model['type'].split('.')[0]
         model.pop('train_cfg', None)
         preprocessor = values.get('data_preprocessor')
         dataset = (values.get('test_dataloader') or {}).get('dataset', {})
@@ -63,6 +65,10 @@ def config_in_checkpoint(checkpoint: Mapping[str, Any], path: Union[str, Path]) 
         for part in nested_dicts([model, preprocessor, pipeline]):
             for name in ('init_cfg', 'pretrained', 'backend_args', 'file_client_args'):
                 part.pop(name, None)  # the weights are in the file, the images are local
+        for part in nested_dicts([model, preprocessor]):
+            _name_class(part, _registered_layers)
+        for part in nested_dicts(pipeline):
+            _name_class(part, _registered_transforms)
         foreign = next(_foreign_names([model, preprocessor], scope, pipeline), None)
     except (AttributeError, KeyError, SyntaxError, TypeError, ValueError, *_TOO_DEEP):
         raise UsageError(
@@ -96,7 +102,7 @@ def _foreign_names(model: Any, scope: Any, pipeline: Any) -> Iterator[Any]:
     types = [part.get('type') for part in parts if part.get('type') is not None]
     for name in types:
         where, dot, short = name.rpartition('.') if isinstance(name, str) else ('', '', name)
-        if not (
+        if not callable(name) and not (  # else _name_class put it there
             (where if dot else scope) in SCOPES
             and short in _registered_layers(where or scope)
             and (dot or find_spec(short) is None)  # else a registry imports the module of that name
@@ -107,17 +113,33 @@ def _foreign_names(model: Any, scope: Any, pipeline: Any) -> Iterator[Any]:
             yield part['_scope_']
         yield from (key for key in part if not isinstance(key, str) or not _WORD.fullmatch(key))
     for word in _leaves(model):
-        if not isinstance(word, (str, int, float, type(None))):
+        if not isinstance(word, (str, int, float, type(None))) and not callable(word):
             yield word
         elif isinstance(word, str) and word not in (*types, *SCOPES):
             if not _WORD.fullmatch(word) or _is_foreign_module(word):
                 yield word
     for step in pipeline:
-        if not isinstance(step, dict) or step.get('type') not in TRANSFORMS:
+        name = step.get('type') if isinstance(step, dict) else None
+        if name not in TRANSFORMS and not callable(name):
             yield step.get('type') if isinstance(step, dict) else step
         for word in _leaves(step):
             if isinstance(word, str) and not _WORD.fullmatch(word):
                 yield word
+
+
+def _name_class(part: dict, registered: Callable[[str], Dict[str, Any]]) -> None:
+    """Replaces the full name of an allowed class, as configs in pure Python have, by the class.
+
+    A registry would import what the name says. Here the module must have been imported already.
+    """
+    name = part.get('type')
+    module, _, short = name.rpartition('.') if isinstance(name, str) else ('', '', '')
+    package = module.split('.')[0]
+    if package in SCOPES:
+        allowed = registered(package).values()
+        made = vars(sys.modules.get(module, object)).get(short)
+        if made in allowed:
+            part['type'] = made
 
 
 def _is_foreign_module(word: str) -> bool:
@@ -139,22 +161,38 @@ def _leaves(value: Any) -> Iterator[Any]:
 
 
 @lru_cache(maxsize=None)
-def _registered_layers(scope: str) -> FrozenSet[str]:
-    """Names of the layers that a package and mmengine register, and of mmcv's operators."""
-    names = set(import_module('mmcv.ops').__all__)
+def _registered_layers(scope: str) -> Dict[str, Any]:
+    """The layers that a package and mmengine register, and mmcv's operators, by their names."""
+    operators = import_module('mmcv.ops')
+    layers = {name: getattr(operators, name) for name in operators.__all__}
     import_module('mmcv.cnn')  # registers its layers in mmengine's registry
+    for registry in (r for kind in ('MODELS', 'TASK_UTILS') for r in _registries(scope, kind)):
+        for name, made in registry.module_dict.items():
+            if made.__module__.startswith(_ROOMS):
+                layers[name] = made
+    return layers
+
+
+@lru_cache(maxsize=None)
+def _registered_transforms(scope: str) -> Dict[str, Any]:
+    """The transforms in ``TRANSFORMS`` that a package and mmcv register, by their full names."""
+    import_module('mmcv.transforms')  # registers them in mmengine's registry
+    return {
+        f'{made.__module__}.{name}': made
+        for registry in _registries(scope, 'TRANSFORMS')
+        for name, made in registry.module_dict.items()
+        if name in TRANSFORMS
+    }
+
+
+def _registries(scope: str, kind: str) -> Iterator[Registry]:
+    """The registries of mmengine and of a package, with everything in them."""
     for package in ('mmengine', scope):
         with suppress(ImportError):  # mmcv has no registries
-            module = import_module(f'{package}.registry')
-            for registry in (getattr(module, 'MODELS', None), getattr(module, 'TASK_UTILS', None)):
-                if registry is not None:
-                    registry.import_from_location()
-                    names.update(
-                        name
-                        for name, made in registry.module_dict.items()
-                        if made.__module__.startswith(_ROOMS)
-                    )
-    return frozenset(names)
+            registry = getattr(import_module(f'{package}.registry'), kind, None)
+            if registry is not None:
+                registry.import_from_location()
+                yield registry
 
 
 class _DictCallsToDicts(ast.NodeTransformer):

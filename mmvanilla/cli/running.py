@@ -16,11 +16,12 @@ from torch import nn
 
 from ..checkpoint import load_checkpoint
 from ..compatibility import AdvanceDataHook
-from ..config import nested_dicts
+from ..config import nested_dicts, scope_of
 from ..errors import UsageError
 from ..models.folding.network import switch_to_deploy, unwrap
 from ..models.loading.names import name_weights
 from ..models.loading.weights import load_weights, pretrained_cfgs, read_state_dict
+from ..models.norm import is_sync_norm
 from .checks import check_data
 
 
@@ -56,7 +57,7 @@ def build_runner(cfg: Config) -> Runner:
 
 def _join_on_cpu(cfg: Config) -> None:
     """Connects the run's processes and wraps the model without GPUs, which mmengine cannot do."""
-    if any(part.get('type') == 'SyncBN' for part in nested_dicts(cfg.model)):
+    if any(is_sync_norm(part) for part in nested_dicts(cfg.model)):
         raise UsageError(
             'SyncBN works only on GPUs: for several processes on CPUs use BN, in the backbone '
             'by --cfg-options model.backbone.norm_cfg.type=BN.'
@@ -83,7 +84,7 @@ def build_model(cfg: Config) -> nn.Module:
 
     Pre-trained files are not loaded, and the weights are not initialized.
     """
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    init_default_scope(scope_of(cfg))
     if 'data_preprocessor' in cfg:
         cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
     drop_pretrained(cfg)

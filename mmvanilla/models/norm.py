@@ -9,13 +9,22 @@ from ..compatibility import SyncBatchNorm
 from ..errors import UsageError
 
 NORM_LAYERS = {'BN': nn.BatchNorm2d, 'BN2d': nn.BatchNorm2d, 'SyncBN': SyncBatchNorm}
+# In configs in pure Python, types are classes.
+NORM_CLASSES = {nn.BatchNorm2d: nn.BatchNorm2d, nn.SyncBatchNorm: SyncBatchNorm}
+
+
+def is_sync_norm(norm_cfg: dict) -> bool:
+    """Whether a config's part names a batch norm that is synchronized among processes."""
+    name = getattr(norm_cfg.get('type'), '__name__', norm_cfg.get('type'))
+    return name in ('SyncBN', 'MMSyncBN', 'SyncBatchNorm')
 
 
 def build_batch_norm(norm_cfg: dict, num_features: int) -> _BatchNorm:
     """Builds a batch norm from a config like mmcv's; eps is 1e-6 unless ``norm_cfg`` sets it.
 
     Args:
-        norm_cfg: ``type`` ('BN' or 'SyncBN'), ``requires_grad``, and the layer's arguments.
+        norm_cfg: ``type`` ('BN', 'SyncBN' or torch's class), ``requires_grad``, and the layer's
+            arguments.
         num_features: Number of channels.
 
     Raises:
@@ -23,7 +32,8 @@ def build_batch_norm(norm_cfg: dict, num_features: int) -> _BatchNorm:
     """
     kwargs = {'eps': 1e-6, **norm_cfg}
     norm_type = kwargs.pop('type', None)
-    if norm_type not in NORM_LAYERS:
+    layers = {**NORM_LAYERS, **NORM_CLASSES}
+    if norm_type not in layers:
         raise UsageError(
             f'norm_cfg has type {norm_type!r}, which cannot be folded into a convolution: '
             f'choose one of {", ".join(NORM_LAYERS)}.'
@@ -34,7 +44,7 @@ def build_batch_norm(norm_cfg: dict, num_features: int) -> _BatchNorm:
             'it out.'
         )
     requires_grad = kwargs.pop('requires_grad', True)
-    norm = NORM_LAYERS[norm_type](num_features, **kwargs)
+    norm = layers[norm_type](num_features, **kwargs)
     for param in norm.parameters():
         param.requires_grad = requires_grad
     return norm

@@ -27,6 +27,7 @@ from mmvanilla.cli.options import (
     read_config,
 )
 from mmvanilla.cli.tables import print_table
+from mmvanilla.config import scope_of
 from mmvanilla.model_index import find_root
 from mmvanilla.models.folding.foldable import named_foldables
 from mmvanilla.models.folding.network import deep_convs
@@ -139,7 +140,7 @@ def count(cfg: Config, shape: Tuple[int, int], deploy: bool) -> Dict[str, int]:
         shape: Height and width of the image.
         deploy: Whether to count the fused network.
     """
-    scope = cfg.get('default_scope', 'mmengine')
+    scope = scope_of(cfg)
     init_default_scope(scope)
     model = MODELS.build(cfg.model).eval()
     if deploy:
@@ -179,7 +180,7 @@ def make_rows(
     """A row of the table for each config."""
     for path in configs:
         cfg = read_config(path, options)
-        size = shape or SHAPES.get(cfg.get('default_scope'), (224, 224))
+        size = shape or SHAPES.get(scope_of(cfg), (224, 224))
         found = count(cfg, size, deploy)
         row = [
             path.stem,

@@ -25,7 +25,8 @@ from mmvanilla.cli.options import (
 from mmvanilla.cli.running import build_model
 from mmvanilla.cli.tables import print_table
 from mmvanilla.cli.timing import describe_machine, time_by_turns
-from mmvanilla.config import nested_dicts
+from mmvanilla.config import nested_dicts, scope_of
+from mmvanilla.models.norm import is_sync_norm
 
 # Numbers of training images, by data_root; for COCO, those that show an object.
 IMAGES = {'data/imagenet': 1_281_167, 'data/coco': 117_266}
@@ -66,7 +67,7 @@ def make_batch(cfg: Config, size: int, shape: Tuple[int, int]) -> Dict[str, Any]
     """Random images with random labels, as the config's dataloader returns them."""
     parts = nested_dicts(cfg.model)
     classes = next((part['num_classes'] for part in parts if 'num_classes' in part), 1)
-    if cfg.default_scope == 'mmdet':
+    if scope_of(cfg) == 'mmdet':
         from mmdet.testing import demo_mm_inputs
 
         return demo_mm_inputs(size, [[3, *shape]] * size, num_classes=classes, with_mask=True)
@@ -82,7 +83,7 @@ def make_batch(cfg: Config, size: int, shape: Tuple[int, int]) -> Dict[str, Any]
 def make_model(cfg: Config) -> nn.Module:
     """The config's model with fresh weights, in training mode."""
     for part in nested_dicts(cfg.model):
-        if part.get('type') == 'SyncBN':  # which is for several GPUs
+        if is_sync_norm(part):  # which is for several GPUs
             part['type'] = 'BN'
     model = build_model(cfg)
     model.init_weights()
@@ -91,7 +92,7 @@ def make_model(cfg: Config) -> nn.Module:
 
 def measure(cfg: Config, args: argparse.Namespace) -> Dict[str, float]:
     """Images a second, and Gflop of forward and backward pass for an image, of a config's steps."""
-    shape = tuple(args.shape or SHAPES.get(cfg.default_scope, (224, 224)))
+    shape = tuple(args.shape or SHAPES.get(scope_of(cfg), (224, 224)))
     model = make_model(cfg).to(args.device)
     batch = make_batch(cfg, args.batch_size, shape)
     step = partial(model.train_step, batch, build_optim_wrapper(model, cfg.optim_wrapper))

@@ -23,6 +23,7 @@ from mmvanilla.cli.options import (
 )
 from mmvanilla.cli.running import build_model
 from mmvanilla.compatibility import meta_device
+from mmvanilla.config import is_a, scope_of
 from mmvanilla.models.shortcut import ShortcutBlock
 
 COLOURS = ('C7', 'C0', 'C2', 'C1', 'C3')  # of the image, then by stage
@@ -135,7 +136,7 @@ def main() -> None:
     cfg = read_config(args.config, args.cfg_options)
     model = cfg.get('model') or {}
     parts = [model.get(name) or {} for name in ('backbone', 'head')]
-    if str(parts[0].get('type')).split('.')[-1] != 'VanillaNet' or 'num_classes' not in parts[1]:
+    if not is_a(parts[0], VanillaNet, scope_of(cfg)) or 'num_classes' not in parts[1]:
         raise UsageError(
             f'{args.config} is not for a classifier with a VanillaNet: give one that is.'
         )

@@ -32,6 +32,7 @@ from mmvanilla.cli.options import (
     read_config,
 )
 from mmvanilla.cli.running import build_model
+from mmvanilla.config import class_of, scope_of
 from mmvanilla.models.loading.weights import load_weights, read_state_dict
 
 MOST_IMAGES = 1000  # of the test data, among which examples are looked for
@@ -206,7 +207,7 @@ def draw(networks: Sequence[Network], groups: Groups, out: Path) -> None:
 def class_names(cfg: Config) -> Dict[int, str]:
     """The names of a config's classes; empty if its data set does not say."""
     dataset = cfg.test_dataloader.dataset
-    known = getattr(DATASETS.get(dataset.type), 'METAINFO', {})
+    known = getattr(class_of(dataset, scope_of(cfg), DATASETS), 'METAINFO', {})
     classes = {**known, **(dataset.get('metainfo') or {})}.get('classes') or ()
     return {i: name.split(',')[0] for i, name in enumerate(classes)}
 

@@ -5,9 +5,11 @@ from typing import Any, Dict, Iterator, Optional
 
 from mmengine.logging import print_log
 from mmengine.model.weight_init import PretrainedInit
+from mmengine.registry import WEIGHT_INITIALIZERS
 from torch import Tensor, nn
 
 from ...checkpoint import load_checkpoint
+from ...config import class_of
 from ..folding.arithmetic import part, take
 from ..folding.foldable import complain, match
 from .names import own_names
@@ -74,7 +76,7 @@ def load_weights(
 def pretrained_cfgs(init_cfg: Any) -> Iterator[dict]:
     """The parts of an ``init_cfg`` (a dict, a list of dicts or None) that load a checkpoint."""
     for cfg in [init_cfg] if isinstance(init_cfg, dict) else init_cfg or []:
-        if cfg.get('type') in ('Pretrained', PretrainedInit):
+        if 'checkpoint' in cfg and class_of(cfg, registry=WEIGHT_INITIALIZERS) is PretrainedInit:
             yield cfg
 
 

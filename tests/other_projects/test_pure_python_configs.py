@@ -1,0 +1,175 @@
+"""A detector's config in pure Python: its types are classes, and it has no default scope."""
+
+import runpy
+from types import SimpleNamespace
+
+import pytest
+from helpers.config_options import loader_options
+from helpers.narrow_detector import CLASSES
+from helpers.programs import ROOT, fail, parse
+from mmcv.transforms import LoadImageFromFile
+from mmdet.models import RetinaNet
+from mmengine.config import Config
+from mmengine.hooks import CheckpointHook
+from mmengine.model.weight_init import PretrainedInit
+from torch import nn
+
+from mmvanilla import UsageError, VanillaNet
+from mmvanilla.checkpoint import load_checkpoint
+from mmvanilla.cli.checks import check_channels
+from mmvanilla.cli.config_in_checkpoint import config_in_checkpoint
+from mmvanilla.cli.running import _join_on_cpu
+from mmvanilla.config import deploy_config, is_a, scope_of
+from mmvanilla.models.loading.weights import pretrained_cfgs
+
+CONFIG = 'tests/configs/pure_python/retinanet_vanillanet.py'
+LOSS = 'mmdet.models.losses.smooth_l1_loss.L1Loss'
+
+
+@pytest.fixture(scope='module')
+def options(digits):
+    data = (f'dataset.data_root={digits}/', f'dataset.metainfo.classes={CLASSES}')
+    found = ['--cfg-options', *loader_options(*data)]
+    for name in ('val', 'test'):
+        found.append(f'{name}_evaluator.ann_file={digits}/annotations/instances_val2017.json')
+    return found
+
+
+@pytest.mark.slow
+def test_every_tool(options, digits, run_tool, capfd, tmp_path):
+    run = tmp_path / 'run'
+    run_tool('tools/train.py', CONFIG, '--work-dir', run, *options)
+    assert not list(run.glob('*tmp*'))
+    saved = load_checkpoint(run / 'epoch_3_deploy.pth')
+    assert 'mmdet.models.L1Loss' in saved['meta']['cfg']  # mmengine could not read LOSS
+    for checkpoint, more in (('epoch_3', ['--deploy']), ('epoch_3_deploy', [])):
+        run_tool('tools/test.py', CONFIG, run / f'{checkpoint}.pth', *more, *options)
+    run_tool('tools/deploy.py', CONFIG, run / 'epoch_3.pth', run / 'deploy', '--onnx', *options)
+    stem = run / 'deploy/retinanet_vanillanet'
+    run_tool('tools/test.py', f'{stem}.py', f'{stem}.pth', '--work-dir', run)
+    assert capfd.readouterr().out.count('coco/bbox_mAP_50:') == 4  # the run's own, and three
+    run_tool('tools/analysis_tools/get_flops.py', CONFIG, '--deploy', '--shape', '128')
+    run_tool(
+        *('tools/analysis_tools/training_cost.py', CONFIG, '--batch-size', '2'),
+        *('--rounds', '1', '--shape', '64', '64', '--device', 'cpu'),
+    )
+    flops, cost = parse(capfd.readouterr().out)[:2]
+    assert flops[:2] == ['retinanet_vanillanet', '128x128']
+    photo = next((digits / 'val2017').iterdir())
+    for checkpoint, more in (
+        ('epoch_3', []),
+        ('epoch_3_deploy', []),
+        ('epoch_3', ['--config', ROOT / CONFIG]),
+    ):
+        run_tool(
+            *('tools/image_demo.py', run / f'{checkpoint}.pth', photo, *more),
+            *('--out-dir', tmp_path / 'out'),
+        )
+        assert (tmp_path / 'out/vis' / photo.name).exists()
+    more = [*options, 'train_cfg.max_epochs=4']
+    run_tool('tools/train.py', CONFIG, '--work-dir', run, '--resume', *more)
+    assert load_checkpoint(run / 'epoch_4.pth')['meta']['epoch'] == 4
+
+
+def test_checks(options, monkeypatch):
+    given = fail(
+        'train', CONFIG, *options, 'model.neck.in_channels=[1,2,3]', monkeypatch=monkeypatch
+    )
+    assert 'model.neck.in_channels is [1, 2, 3], but the backbone returns [16, 32, 64]' in given
+    given = fail('train', CONFIG, monkeypatch=monkeypatch)
+    assert 'COCO 2017 (images and annotations) is at' in given
+
+
+class OwnHook(CheckpointHook):
+    pass
+
+
+class OwnNet(VanillaNet):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ('given', 'used'),
+    [
+        (CheckpointHook, 'mmvanilla.AtomicCheckpointHook'),
+        ('CheckpointHook', 'mmvanilla.AtomicCheckpointHook'),
+        ('mmengine.CheckpointHook', 'mmvanilla.AtomicCheckpointHook'),
+        (OwnHook, OwnHook),
+    ],
+)
+def test_checkpoints_are_written_completely(given, used):
+    """tools/train.py replaces mmengine's hook, but not a subclass of it."""
+    cfg = Config.fromfile(ROOT / CONFIG)
+    cfg.default_hooks.checkpoint.type = given
+    merge = runpy.run_path(str(ROOT / 'tools/train.py'))['merge_train_options']
+    merge(cfg, SimpleNamespace(amp=False, auto_scale_lr=False, resume=None))
+    assert cfg.default_hooks.checkpoint.type == used
+
+
+@pytest.mark.parametrize(
+    ('model', 'default_scope', 'scope'),
+    [
+        (dict(type=RetinaNet), None, 'mmdet'),
+        (dict(type='mmdet.RetinaNet'), None, 'mmdet'),
+        (dict(type='mmdet.models.RetinaNet'), None, 'mmdet'),
+        (dict(type='RetinaNet'), 'mmdet', 'mmdet'),
+        (dict(type=type('Own', (RetinaNet,), {})), None, 'mmdet'),
+        (dict(type='mmvanilla.VanillaNet'), None, 'mmengine'),
+        (dict(type='Nothing'), None, 'mmengine'),
+    ],
+)
+def test_scope(model, default_scope, scope):
+    assert scope_of(Config(dict(model=model, default_scope=default_scope))) == scope
+
+
+@pytest.mark.parametrize(
+    'name', [VanillaNet, 'mmvanilla.VanillaNet', 'mmvanilla.models.vanillanet.VanillaNet', OwnNet]
+)
+def test_backbone_by_any_name(name):
+    assert is_a(dict(type=name), VanillaNet, 'mmdet')
+    cfg = Config(dict(model=dict(backbone=dict(type=name)), default_scope='mmdet'))
+    assert deploy_config(cfg).model.backbone.get('deploy') is True
+    neck = dict(in_channels=[1])
+    with pytest.raises(UsageError, match=r'but the backbone returns \[4096\]'):
+        check_channels(Config(dict(model=dict(backbone=dict(type=name), neck=neck))))
+
+
+@pytest.mark.parametrize('name', [PretrainedInit, 'Pretrained', 'mmengine.Pretrained'])
+def test_pretrained_by_any_name(name):
+    assert list(pretrained_cfgs(dict(type=name, checkpoint='a.pth')))
+    with pytest.raises(UsageError, match='a.pth does not exist'):
+        VanillaNet(
+            '5', widen_factor=0.01, init_cfg=dict(type=name, checkpoint='a.pth')
+        ).init_weights()
+
+
+@pytest.mark.parametrize('name', [nn.SyncBatchNorm, 'SyncBN', 'MMSyncBN'])
+def test_sync_norm_by_any_name(name):
+    cfg = Config(dict(model=dict(backbone=dict(norm_cfg=dict(type=name)))))
+    with pytest.raises(UsageError, match='SyncBN works only on GPUs'):
+        _join_on_cpu(cfg)
+
+
+@pytest.mark.parametrize('name', [nn.BatchNorm2d, nn.SyncBatchNorm])
+def test_norms_by_class(name):
+    norm = VanillaNet('5', widen_factor=0.01, norm_cfg=dict(type=name)).stem.act.norm
+    assert isinstance(norm, name) and norm.eps == 1e-6
+
+
+def test_config_in_a_checkpoint():
+    """Full names become classes, if packages register them; others stay refused."""
+    text = Config.fromfile(ROOT / CONFIG).pretty_text
+    assert LOSS in text
+    cfg = config_in_checkpoint(dict(meta=dict(cfg=text)), 'a.pth')
+    assert cfg.default_scope == 'mmdet'
+    assert cfg.model.type is RetinaNet and cfg.model.backbone.type is VanillaNet
+    assert cfg.test_dataloader.dataset.pipeline[0].type is LoadImageFromFile
+    for name in ('mmdet.models.losses.smooth_l1_loss.l1_loss', 'mmengine.fileio.load', 'os.system'):
+        with pytest.raises(UsageError, match='which is allowed only in a config that you trust'):
+            config_in_checkpoint(dict(meta=dict(cfg=text.replace(LOSS, name))), 'a.pth')
+    for name in ('mmcv.transforms.RandomResize', 'mmdet.datasets.CocoDataset'):
+        evil = text.replace('mmcv.transforms.LoadImageFromFile', name)
+        assert evil != text
+        with pytest.raises(UsageError, match='which is allowed only in a config that you trust'):
+            config_in_checkpoint(dict(meta=dict(cfg=evil)), 'a.pth')
