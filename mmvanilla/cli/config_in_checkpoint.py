@@ -135,10 +135,9 @@ def _name_class(part: dict, registered: Callable[[str], Dict[str, Any]]) -> None
     name = part.get('type')
     module, _, short = name.rpartition('.') if isinstance(name, str) else ('', '', '')
     package = module.split('.')[0]
-    if package in SCOPES:
-        allowed = registered(package).values()
+    if package in SCOPES and not (module == package and short in registered(package)):
         made = vars(sys.modules.get(module, object)).get(short)
-        if made in allowed:
+        if made in registered(package).values():
             part['type'] = made
 
 

@@ -163,7 +163,7 @@ def test_config_in_a_checkpoint():
     assert LOSS in text
     cfg = config_in_checkpoint(dict(meta=dict(cfg=text)), 'a.pth')
     assert cfg.default_scope == 'mmdet'
-    assert cfg.model.type is RetinaNet and cfg.model.backbone.type is VanillaNet
+    assert cfg.model.type is RetinaNet and cfg.model.backbone.type == 'mmvanilla.VanillaNet'
     assert cfg.test_dataloader.dataset.pipeline[0].type is LoadImageFromFile
     for name in ('mmdet.models.losses.smooth_l1_loss.l1_loss', 'mmengine.fileio.load', 'os.system'):
         with pytest.raises(UsageError, match='which is allowed only in a config that you trust'):
