@@ -57,7 +57,8 @@ def config_in_checkpoint(checkpoint: Mapping[str, Any], path: Union[str, Path]) 
         tree = _DictCallsToDicts().visit(ast.parse(text))
         values = {line.targets[0].id: ast.literal_eval(line.value) for line in tree.body}
         model = values['model']
-        scope = values.get('default_scope') or model['type'].split('.')[0]
+        package = model['type'].split('.')[0]
+        scope = values.get('default_scope') or (package if package in SCOPES else 'mmengine')
         model.pop('train_cfg', None)
         preprocessor = values.get('data_preprocessor')
         dataset = (values.get('test_dataloader') or {}).get('dataset', {})
