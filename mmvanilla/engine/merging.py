@@ -1,48 +1,60 @@
 """Merging the deep convolutions of a network during training, with its optimizers and copies."""
 
 import gc
-from typing import Collection, Iterable, List, Optional
+import inspect
+from typing import Collection, Dict, Iterable, Optional
 
+import torch
 from mmengine.dist import all_reduce_params
-from mmengine.hooks import EMAHook
 from mmengine.model import MMSeparateDistributedDataParallel, is_model_wrapper
-from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim import Optimizer
+from torch.optim import SGD, Optimizer
 
 from ..errors import UsageError
+from ..models.deep_conv import DeepConv
 from ..models.folding.foldable import Foldable, named_foldables
 from ..models.folding.network import unwrap
-
-
-def ema_hooks(runner: Runner) -> List[EMAHook]:
-    """The hooks that keep an averaged copy of the runner's model."""
-    return [hook for hook in runner.hooks if isinstance(hook, EMAHook)]
+from .annealed_layers import averaged_models, copies_of_model, optim_wrappers, trained_layers
 
 
 def check_run(runner: Runner) -> None:
     """Raises UsageError if the model's wrapper or an optimizer cannot follow a merge."""
     model = runner.model
-    if is_model_wrapper(model) and (
-        not isinstance(model, DistributedDataParallel)
-        or isinstance(model, MMSeparateDistributedDataParallel)
+    sharded = any(type(param).__name__ == 'DTensor' for param in model.parameters())
+    if sharded or (
+        is_model_wrapper(model)
+        and (
+            not isinstance(model, DistributedDataParallel)
+            or isinstance(model, MMSeparateDistributedDataParallel)
+        )
     ):
         raise UsageError(
             f'merging does not work in {type(model).__name__}: use MMDistributedDataParallel, or '
             'train in deep form (without merge=True, from weights that are not merged).'
         )
-    for optimizer in _optimizers(runner):
+    for wrapper in optim_wrappers(runner):
+        optimizer = wrapper.optimizer
         if hasattr(optimizer, 'consolidate_state_dict'):
+            why = 'spreads its state over processes'
+        else:
+            why = _try_merging(optimizer)
+        if why:
             raise UsageError(
-                f'merging does not work with {type(optimizer).__name__}, which spreads its '
-                'state over processes: use an ordinary optimizer, or train in deep form '
-                '(without merge=True, from weights that are not merged).'
+                f'merging does not work with {type(optimizer).__name__}, which {why}: use another '
+                'optimizer, or train in deep form (without merge=True, from weights that are not '
+                'merged).'
             )
 
 
-def merge_in_run(runner: Runner, prefixes: Optional[Collection[str]] = None) -> None:
-    """Merges a run's model and averaged copies at λ = 1; its optimizers and DDP follow.
+def can_merge_now(runner: Runner) -> bool:
+    """Whether no gradients are being accumulated, which a merge would lose."""
+    return all(wrapper.should_update() for wrapper in optim_wrappers(runner))
+
+
+def merge_in_run(runner: Runner, prefixes: Collection[str]) -> None:
+    """Merges layers of a run's model and averaged copies at λ = 1; its optimizers and DDP follow.
 
     The model and each copy, which is merged with its own statistics, compute the same in eval mode
     before and after. In the optimizer the merged parameters replace those of the first
@@ -51,59 +63,145 @@ def merge_in_run(runner: Runner, prefixes: Optional[Collection[str]] = None) -> 
 
     Args:
         runner: The runner.
-        prefixes: The prefixes of the deep convolutions to merge; by default all. Some may already
-            be merged in the model or its copies.
+        prefixes: The prefixes of the deep convolutions to merge. Some may already be merged in the
+            model or its copies.
     """
-    check_run(runner)
-    network = unwrap(runner.model)
-    averaged = [hook.ema_model for hook in ema_hooks(runner)]
-    convs = []
-    for model in (network, *(each.module for each in averaged)):
-        convs += [
-            (model, conv)
-            for prefix, conv in named_foldables(model)
-            if 'deep' in conv.forms and (prefixes is None or prefix in prefixes)
-        ]
-    for _, conv in convs:
-        conv.check_foldable()
+    fold_in_run(runner, dict.fromkeys(prefixes, 'merged'))
+
+
+def fold_in_run(runner: Runner, forms: Dict[str, str]) -> None:
+    """Brings layers of a run's model and averaged copies to forms, as ``merge_in_run`` does.
+
+    Args:
+        runner: The runner.
+        forms: The form of each layer, by its prefix.
+    """
+    if any(prefix in forms for prefix in trained_layers(runner)):
+        check_run(runner)
+    folded = [
+        [(layer, forms[prefix]) for prefix, layer in named_foldables(model) if prefix in forms]
+        for model in copies_of_model(runner)
+    ]
+    layers = [item for items in folded for item in items]
+    for layer, _ in layers:
+        layer.check_foldable()
     # Every process has the statistics of its own images.
-    all_reduce_params((b for _, conv in convs if conv.is_deep for b in conv.buffers()), op='mean')
-    for _, conv in convs:
-        conv.fold('merged')
-    _replace_in_optimizers([conv for model, conv in convs if model is network], _optimizers(runner))
-    for _, conv in convs:
-        conv.let_go()
-    for each in averaged:  # each keeps a table of its network's parameters
+    all_reduce_params(
+        (b for layer, _ in layers if layer.is_deep for b in layer.buffers()), op='mean'
+    )
+    for layer, form in layers:
+        layer.fold(form)
+    for wrapper in optim_wrappers(runner):
+        _replace([layer for layer, _ in folded[0]], wrapper.optimizer)
+    for layer, _ in layers:
+        layer.let_go()
+    for each in averaged_models(runner):  # each keeps a table of its network's parameters
         each.avg_parameters = (
             each.module.state_dict()
             if each.update_buffers
             else dict(each.module.named_parameters())
         )
     if is_model_wrapper(runner.model):
-        # DDP holds its original parameters until it is garbage-collected.
-        runner.model = network
+        _wrap_anew(runner)
+
+
+def _wrap_anew(runner: Runner) -> None:
+    """Wraps the model as the runner, or its strategy, did."""
+    # DDP holds its original parameters until it is garbage-collected.
+    network = runner.model = unwrap(runner.model)
+    strategy = getattr(runner, 'strategy', None)  # FlexibleRunner's
+    if strategy is None:
         gc.collect()
         runner.model = runner.wrap_model(runner.cfg.get('model_wrapper_cfg'), network)
-        runner._maybe_compile('train_step')  # as the runner did with the wrapper before
+        runner._maybe_compile('train_step')
+        return
+    strategy.model = None
+    gc.collect()
+    options = runner._compile if isinstance(runner._compile, dict) else {}
+    options = {'target': 'train_step', **options} if runner._compile else False
+    strategy.model = strategy.compile_model(strategy._wrap_model(network), options)
+    runner.model = strategy.model
 
 
-def _optimizers(runner: Runner) -> List[Optimizer]:
-    wrapper = runner.optim_wrapper
-    wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
-    return [each.optimizer for each in wrappers]
-
-
-def _replace_in_optimizers(convs: Iterable[Foldable], optimizers: Iterable[Optimizer]) -> None:
-    """Replaces parameters that optimizers hold with those of the merged convolutions."""
+def _replace(layers: Iterable[Foldable], optimizer: Optimizer) -> None:
+    """Replaces parameters that an optimizer holds with those of the folded layers."""
     # By id: == compares tensors element by element.
-    successors = {id(old): new for conv in convs for old, new in conv.replaced()}
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            for param in group['params']:
-                if id(param) in successors:
-                    optimizer.state.pop(param, None)
-            # A group that ends up empty stays: schedulers know groups by their index.
-            params = [successors.get(id(param), param) for param in group['params']]
-            group['params'] = [param for param in params if param is not None]
-            if not any(param in optimizer.state for param in group['params']):
-                group.pop('step', None)  # mmpretrain's Lamb counts steps per group
+    successors = {id(old): new for layer in layers for old, new in layer.replaced()}
+    for group in optimizer.param_groups:
+        fresh = {}
+        for param in group['params']:
+            if id(param) in successors:
+                fresh[successors[id(param)]] = optimizer.state.pop(param, {})
+        # A group that ends up empty stays: schedulers know groups by their index.
+        params = [successors.get(id(param), param) for param in group['params']]
+        group['params'] = [param for param in params if param is not None]
+        if not any(param in optimizer.state for param in group['params']):
+            group.pop('step', None)  # mmpretrain's Lamb counts steps per group
+        fresh.pop(None, None)
+        optimizer.state.update(_first_state(optimizer, group, fresh))
+
+
+def _first_state(
+    optimizer: Optimizer, group: dict, fresh: Dict[nn.Parameter, dict]
+) -> Dict[nn.Parameter, dict]:
+    """What an optimizer knows of new parameters before its first step; most know nothing.
+
+    Args:
+        optimizer: The optimizer.
+        group: The group of the parameters.
+        fresh: The parameters, each with the state of the one that it replaces.
+    """
+    if isinstance(optimizer, SGD) and group.get('fused'):  # wants momenta of all or of none
+        return {
+            param: dict(momentum_buffer=torch.zeros_like(param))
+            for param, state in fresh.items()
+            if state.get('momentum_buffer') is not None
+        }
+    like = _make_like(optimizer, group, list(fresh)) if fresh else None
+    return {} if like is None else dict(like.state)
+
+
+def _make_like(optimizer: Optimizer, group: dict, params: list) -> Optional[Optimizer]:
+    """A new optimizer of the same kind, with a group like ``group``; None if it wants more."""
+    taken = inspect.signature(type(optimizer)).parameters
+    settings = {name: value for name, value in optimizer.defaults.items() if name in taken}
+    try:
+        return type(optimizer)([{**group, 'params': params}], **settings)
+    except (TypeError, ValueError):
+        return None
+
+
+def _try_merging(optimizer: Optimizer) -> str:
+    """Merges a tiny deep convolution under an optimizer of the same kind.
+
+    Returns:
+        Why that fails; '' if it does not.
+    """
+    group = dict(next(group for group in optimizer.param_groups if group['params']))
+    like = group['params'][0]
+    if 'lr' in group:  # which may be 0 now
+        lr = group['lr']
+        group['lr'] = torch.full_like(lr, 0.1) if isinstance(lr, Tensor) else 0.1
+    with torch.random.fork_rng(devices=[]):  # the run's random numbers stay the same
+        layers = nn.Sequential(DeepConv(2, 2), DeepConv(2, 2)).to(like.device, like.dtype)
+        twin = _make_like(optimizer, group, list(layers.parameters()))
+        if twin is None:
+            return ''
+        try:
+            for _ in range(2):
+                _step(twin, layers)
+            layers[0].fold('merged')
+            _replace([layers[0]], twin)
+            layers[0].let_go()
+            before = layers[0].conv.weight.detach().clone()
+            _step(twin, layers)
+        except Exception as error:  # optimizers fail in many ways
+            return f'does not go on afterwards ({error})'
+    moved = not torch.equal(layers[0].conv.weight, before)
+    return '' if moved else 'does not change new parameters'
+
+
+def _step(optimizer: Optimizer, layers: nn.Module) -> None:
+    for param in layers.parameters():
+        param.grad = torch.ones_like(param)
+    optimizer.step()

@@ -18,8 +18,9 @@ from torch.distributed import destroy_process_group, init_process_group
 from mmvanilla import UsageError, merge_deep_convs, switch_to_deploy
 from mmvanilla.checkpoint import load_checkpoint
 from mmvanilla.engine import merging
-from mmvanilla.engine.merging import ema_hooks
+from mmvanilla.engine.annealed_layers import ema_hooks
 from mmvanilla.models import DeepConv
+from mmvanilla.models.folding.foldable import named_foldables
 from mmvanilla.models.folding.network import deep_convs
 
 X = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -77,11 +78,11 @@ class BeforeAndAfter(Hook):
         self.monkeypatch = monkeypatch
 
     def before_run(self, runner):
-        def merge(runner):
+        def merge(runner, prefixes):
             states = runner.optim_wrapper.optimizer.state
             self.before = outputs(runner), settings(runner)
             kept = copy.deepcopy({id(param): state for param, state in states.items()})
-            merging.merge_in_run(runner)
+            merging.merge_in_run(runner, prefixes)
             self.after = outputs(runner), settings(runner)
             for param, state in states.items():
                 torch.testing.assert_close(state, kept[id(param)], rtol=0, atol=0)
@@ -184,11 +185,15 @@ def test_by_iteration(tmp_path):
     assert len(runner.message_hub.get_scalar('train/loss').data[0]) == 4
 
 
-def test_frozen_stages_stay_frozen(tmp_path):
+def test_frozen_stages_stay_as_they_are(tmp_path):
     model = Classifier(frozen_stages=1)
+    model.init_weights()
+    before = copy.deepcopy(model.backbone.stem).eval()
     runner = merging_runner(tmp_path, model=model)
     runner.train()
-    assert not model.backbone.stem.conv.conv.weight.requires_grad
+    assert model.backbone.stem.conv.is_deep and not model.backbone.stem.conv.is_trained
+    assert torch.equal(model.backbone.stem(X), before(X))
+    assert not model.backbone.blocks[-1].conv.is_deep
     assert model.backbone.blocks[-1].conv.conv.weight.requires_grad
 
 
@@ -326,7 +331,8 @@ def merge_on(rank, folder):
     hook.ema_model = averaged
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
     runner = SimpleNamespace(model=network, hooks=[hook], optim_wrapper=OptimWrapper(optimizer))
-    merging.merge_in_run(runner)
+    prefixes = [prefix for prefix, _ in named_foldables(network)]
+    merging.merge_in_run(runner, prefixes)
     torch.save([m.eval()(X, None) for m in (network, averaged.module)], folder / f'{rank}.pth')
     destroy_process_group()
 

@@ -58,7 +58,16 @@ class Record(Hook):
         self.val.append({conv.lambda_ for conv in deep_convs(runner.model)})
 
 
-def make_runner(work_dir, epochs=4, hook=None, hooks=(), model=None, train_cfg=None, **kwargs):
+def make_runner(
+    work_dir,
+    epochs=4,
+    hook=None,
+    hooks=(),
+    model=None,
+    train_cfg=None,
+    checkpoint={},
+    **kwargs,
+):
     dataloader = dict(
         batch_size=8,
         num_workers=0,
@@ -67,6 +76,8 @@ def make_runner(work_dir, epochs=4, hook=None, hooks=(), model=None, train_cfg=N
         collate_fn=dict(type='default_collate'),
     )
     hook = {'type': 'mmvanilla.DeepTrainingHook', 'decay_epochs': 2, **(hook or {})}
+    if checkpoint is not None:
+        checkpoint = {'type': 'mmvanilla.AtomicCheckpointHook', 'interval': 1, **checkpoint}
     torch.manual_seed(0)  # the same weights for every run
     return Runner(
         model=model or Classifier(),
@@ -79,7 +90,7 @@ def make_runner(work_dir, epochs=4, hook=None, hooks=(), model=None, train_cfg=N
         val_evaluator=[Nothing()],
         custom_hooks=[hook, *hooks],
         default_hooks=dict(
-            checkpoint=dict(type='mmvanilla.AtomicCheckpointHook', interval=1),
+            checkpoint=checkpoint,
             logger=dict(type='LoggerHook', interval=1),
         ),
         experiment_name=str(work_dir),

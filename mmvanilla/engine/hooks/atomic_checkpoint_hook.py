@@ -11,7 +11,7 @@ from ...checkpoint import replace_when_whole
 from ...registry import HOOKS, register
 
 
-@register_backend('mmvanilla_atomic')
+@register_backend('mmvanilla_atomic', force=True)  # a notebook may reload this module
 class AtomicLocalBackend(LocalBackend):
     """Local files that are renamed into place once they are complete."""
 
@@ -43,3 +43,5 @@ class AtomicCheckpointHook(CheckpointHook):
             path = self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(expired))
             if self.file_backend.isfile(path):
                 self.file_backend.remove(path)
+            elif self.file_backend.isdir(path):  # of DeepSpeed and other sharded strategies
+                self.file_backend.rmtree(path)

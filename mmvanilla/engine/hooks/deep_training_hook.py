@@ -1,8 +1,7 @@
 """The deep training schedule (section 3.1): λ from 0 to 1, and fusing after training."""
 
 import math
-from pathlib import Path
-from typing import Any, Dict, Optional
+from typing import Any, Dict, List, Optional
 
 import torch
 from mmengine.dist import master_only
@@ -10,15 +9,15 @@ from mmengine.hooks import Hook
 from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import Tensor
 
-from ...config import deploy_config
-from ...deployment.fused_checkpoint import save_fused
 from ...errors import UsageError
-from ...models.folding.foldable import match, named_foldables
-from ...models.folding.network import check_fused, deep_convs, form_of, switch_to_deploy, unwrap
+from ...models.folding.foldable import Foldable, match, named_foldables
+from ...models.folding.network import deep_convs, form_of, unwrap
 from ...models.loading.names import name_weights
 from ...models.loading.weights import pretrained_cfgs
 from ...registry import HOOKS, register
-from ..merging import check_run, ema_hooks, merge_in_run
+from ..annealed_layers import Layers, annealed_layers, copies_of_model, trained_layers
+from ..fused_file import write_fused_file
+from ..merging import can_merge_now, check_run, fold_in_run, merge_in_run
 
 SCHEDULES = {
     'linear': lambda progress: progress,
@@ -33,7 +32,10 @@ def deep_training_lambda(step: int, total: int, schedule: str = 'linear') -> flo
 
 @register(HOOKS)
 class DeepTrainingHook(Hook):
-    """Anneals λ of every deep convolution from 0 to 1, and writes the fused network at the end.
+    """Anneals λ from 0 to 1, and writes the fused network at the end.
+
+    It sets λ of the deep convolutions that the run trains, and of averages of them (EMA, momentum
+    encoders, mean teachers). Frozen stages and teachers keep their own.
 
     λ depends only on the epoch or iteration, so a resumed run continues the schedule. It is logged
     as ``lambda`` beside the learning rate. The fused checkpoint is written beside the last one, as
@@ -79,6 +81,8 @@ class DeepTrainingHook(Hook):
         self.merge = merge
         self.weights_loaded = False
         self.resumed_merged = False
+        self.annealed: Layers = {}
+        self.watched: Dict[str, Tensor] = {}  # of layers that may turn out to be averages
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         self.weights_loaded = not runner._resume
@@ -86,7 +90,7 @@ class DeepTrainingHook(Hook):
         name_weights(checkpoint, model)
         weights = checkpoint['state_dict']
         if runner._resume:
-            self._take_form(runner, weights)  # before weights, momenta and averages are loaded
+            self._take_forms(runner, weights)  # before weights, momenta and averages are loaded
         # Fine-tuning with other classes: mmpretrain's EMA hook would refuse the averaged copy; the
         # state dict holds the same weights.
         elif 'ema_state_dict' in checkpoint and match(model, weights)[1]['of another shape']:
@@ -98,24 +102,87 @@ class DeepTrainingHook(Hook):
                 'DeepTrainingHook counts epochs, but the train loop counts iterations: set '
                 'by_epoch=False and decay_iters.'
             )
-        if self.length and next(deep_convs(runner.model), None) is None:
+        trained = trained_layers(runner)
+        trained_convs = [layer for layer in trained.values() if 'deep' in layer.forms]
+        if self.length and not trained_convs:
             raise UsageError(
-                'DeepTrainingHook found no deep convolution in the model: remove the hook, or set '
-                f'{self.length_name}=0 so that it only fuses the network.'
+                'DeepTrainingHook found no deep convolution that this run trains: remove the hook, '
+                f'or set {self.length_name}=0 so that it only fuses the network.'
             )
-        self._follow_loaded_forms(runner)
+        for layer in trained.values():
+            if layer.form == 'deploy':
+                layer.refuse_training()
+        self._follow_loaded_forms(runner, trained)
         if self.merge:
             check_run(runner)
-        if self._lambda(runner) < 1 and not all(
-            conv.is_deep for conv in deep_convs(runner.model) if conv.is_trained
-        ):
+        if self._lambda(runner) < 1 and not all(conv.is_deep for conv in trained_convs):
             raise UsageError(
                 f'{self.length_name}={self.length} anneals λ, but the network is already merged: '
                 f'set {self.length_name}=0, or build the network without merged=True.'
             )
-        for _, layer in named_foldables(runner.model):
-            if layer.form == 'deploy' and layer.is_trained:
-                layer.refuse_training()
+        self._warn(runner, trained_convs)
+        self.annealed = annealed_layers(runner)
+        others = {
+            prefix: layer
+            for prefix, layer in named_foldables(unwrap(runner.model))
+            if layer.is_deep and prefix not in self.annealed
+        }
+        if runner._resume:  # an average had the same λ
+            now = {conv.lambda_ for conv in trained_convs} - {1}
+            self.annealed.update({p: layer for p, layer in others.items() if layer.lambda_ in now})
+        self.watched = {p: _sample(other) for p, other in others.items() if p not in self.annealed}
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        if self.by_epoch:
+            self._set_lambda(runner)
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        if not self.by_epoch or self._find_averages(runner):
+            self._set_lambda(runner)
+        self._merge_if_due(runner)
+        runner.message_hub.update_scalar('train/lambda', self._lambda(runner))
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        checkpoint['meta']['form'] = form_of(unwrap(runner.model))
+
+    @master_only
+    def after_train(self, runner: Runner) -> None:
+        write_fused_file(runner)
+
+    def _lambda(self, runner: Runner) -> float:
+        step = runner.epoch if self.by_epoch else runner.iter
+        return deep_training_lambda(step, self.length, self.schedule)
+
+    def _set_lambda(self, runner: Runner) -> None:
+        value = self._lambda(runner)
+        for model in copies_of_model(runner):
+            for prefix, conv in named_foldables(model):
+                if prefix in self.annealed and conv.is_deep:
+                    conv.lambda_ = value
+        self._merge_if_due(runner)
+
+    def _merge_if_due(self, runner: Runner) -> None:
+        due = self.merge and self._lambda(runner) == 1
+        if due and any(conv.is_deep for conv in self.annealed.values()) and can_merge_now(runner):
+            merge_in_run(runner, self.annealed)
+            runner.logger.info('λ = 1: training continues in merged form.')
+
+    def _find_averages(self, runner: Runner) -> bool:
+        """Finds layers that the run changes without training them, such as those of a teacher."""
+        if not self.watched or self._lambda(runner) == 1:
+            return False
+        layers = dict(named_foldables(unwrap(runner.model)))
+        now = {prefix: _sample(layers[prefix]) for prefix in self.watched}
+        if torch.equal(torch.cat([*now.values()]), torch.cat([*self.watched.values()])):
+            return False
+        for prefix, sample in now.items():
+            if not torch.equal(sample, self.watched[prefix]):
+                self.annealed[prefix] = layers[prefix]
+                del self.watched[prefix]
+        return True
+
+    def _warn(self, runner: Runner, trained_convs: List[Foldable]) -> None:
+        """Warns if λ will not reach 1, or is not the one of the loaded weights."""
         steps = runner.max_epochs if self.by_epoch else runner.max_iters
         last = deep_training_lambda(steps - 1, self.length, self.schedule)
         if last < 1:
@@ -126,7 +193,7 @@ class DeepTrainingHook(Hook):
                 f'checkpoint will be written: set {self.length_name} to at most {steps - 1}.'
             )
         now = self._lambda(runner)
-        loaded = {conv.lambda_ for conv in deep_convs(runner.model) if conv.is_deep} - {now}
+        loaded = {conv.lambda_ for conv in trained_convs if conv.is_deep} - {now}
         is_start = self.weights_loaded or (not runner._resume and _is_pretrained(runner.model))
         if loaded and is_start:
             mend = (
@@ -139,67 +206,13 @@ class DeepTrainingHook(Hook):
                 f'the network no longer computes what it did. {mend}'
             )
 
-    def before_train_epoch(self, runner: Runner) -> None:
-        if self.by_epoch:
-            self._set_lambda(runner)
-
-    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        if not self.by_epoch:
-            self._set_lambda(runner)
-        runner.message_hub.update_scalar('train/lambda', self._lambda(runner))
-
-    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        checkpoint['meta']['form'] = form_of(unwrap(runner.model))
-
-    @master_only
-    def after_train(self, runner: Runner) -> None:
-        # mmpretrain's EMA hook may be set to evaluate the model itself.
-        hooks = [hook for hook in ema_hooks(runner) if getattr(hook, 'evaluate_on_ema', True)]
-        model = unwrap(hooks[0].ema_model if hooks else runner.model)
-        reached = min((conv.lambda_ for conv in deep_convs(model)), default=1)
-        if reached < 1:
-            runner.logger.warning(f'No fused checkpoint was written: λ is {reached:.3g}, not 1.')
-            return
-        fused = switch_to_deploy(model)
-        check_fused(model, fused)
-        last = Path(runner.message_hub.get_info('last_ckpt') or 'last.pth')
-        # It may be remote, or in the folder where the run was before it was moved and resumed.
-        folder = last.parent if last.is_file() else Path(runner.work_dir)
-        path = folder / f'{last.stem}_deploy.pth'
-        save_fused(
-            path,
-            fused,
-            deploy_config(runner.cfg),
-            getattr(runner.train_dataloader.dataset, 'metainfo', None),
-            epoch=runner.epoch,
-            iter=runner.iter,
-        )
-        runner.logger.info(f'The fused network is in {path}.')
-
-    def _lambda(self, runner: Runner) -> float:
-        step = runner.epoch if self.by_epoch else runner.iter
-        return deep_training_lambda(step, self.length, self.schedule)
-
-    def _set_lambda(self, runner: Runner) -> None:
-        value = self._lambda(runner)
-        for model in (runner.model, *(hook.ema_model for hook in ema_hooks(runner))):
-            for conv in deep_convs(model):
-                if conv.is_deep:  # merged ones, such as a teacher's, stay at 1
-                    conv.lambda_ = value
-        if self.merge and value == 1 and any(conv.is_deep for conv in deep_convs(runner.model)):
-            merge_in_run(runner)
-            runner.logger.info('λ = 1: training continues in merged form.')
-
-    def _follow_loaded_forms(self, runner: Runner) -> None:
+    def _follow_loaded_forms(self, runner: Runner, trained: Layers) -> None:
         """Adapts optimizers, averaged copies and λ to layers in the form of loaded weights."""
         layers = dict(named_foldables(unwrap(runner.model)))
-        taken = {prefix: layer for prefix, layer in layers.items() if layer.taken_form == 'merged'}
-        for layer in layers.values():
-            if layer.taken_form == 'deploy' and layer.is_trained:
-                layer.refuse_training()
+        taken = {prefix: layer.form for prefix, layer in layers.items() if layer.taken_form}
         if taken:
-            merge_in_run(runner, taken)
-        merged = self.resumed_merged or any(layer.is_trained for layer in taken.values())
+            fold_in_run(runner, taken)
+        merged = self.resumed_merged or any(prefix in taken for prefix in trained)
         if merged and self._lambda(runner) < 1:
             runner.logger.warning(
                 'The loaded weights are merged, so λ stays 1: '
@@ -207,12 +220,13 @@ class DeepTrainingHook(Hook):
             )
             self.length = 0
 
-    def _take_form(self, runner: Runner, state_dict: Dict[str, Tensor]) -> None:
-        """Merges the layers that are merged in the checkpoint that a run resumes from."""
-        to_merge = []
+    def _take_forms(self, runner: Runner, state_dict: Dict[str, Tensor]) -> None:
+        """Brings layers to their forms in the checkpoint that a run resumes from."""
+        trained = trained_layers(runner)
+        forms = {}
         for prefix, layer in named_foldables(unwrap(runner.model)):
-            its, own = layer.form_in(state_dict, prefix), layer.form
-            if its == 'deploy' != own:
+            its, own = layer.form_in(state_dict, prefix) or layer.form, layer.form
+            if its == 'deploy' != own and prefix in trained:
                 raise UsageError(
                     'the checkpoint holds fused weights, from which training cannot continue: '
                     'resume from an epoch_*.pth that training wrote.'
@@ -223,11 +237,16 @@ class DeepTrainingHook(Hook):
                     'the optimizer does not fit: resume with the config that it was trained with, '
                     'or start from its weights (load_from).'
                 )
-            if its == 'merged' and (own == 'deep' or layer.taken_form == 'merged'):
-                to_merge.append(prefix)
-        if to_merge:
-            merge_in_run(runner, to_merge)
-            self.resumed_merged = True
+            if its != own or layer.taken_form:
+                forms[prefix] = its
+        if forms:
+            fold_in_run(runner, forms)
+            self.resumed_merged = any(prefix in trained for prefix in forms)
+
+
+def _sample(layer: Foldable) -> Tensor:
+    """Some of the weights of a deep convolution, (n,)."""
+    return layer.conv1.weight.detach().flatten()[:256].float().cpu()
 
 
 def _is_pretrained(model: torch.nn.Module) -> bool:

@@ -140,7 +140,8 @@ class Foldable(nn.Module):
         """Raises UsageError: the network is fused."""
         raise UsageError(
             'the network has fused weights, which are only for inference: rebuild it, and train '
-            'from the training checkpoint that was fused.'
+            'from the training checkpoint that was fused; or freeze it, if it is a teacher '
+            '(requires_grad_(False)).'
         )
 
     def replaced(self) -> Iterator[Tuple[nn.Parameter, Optional[nn.Parameter]]]:

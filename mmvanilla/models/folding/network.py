@@ -95,7 +95,8 @@ def check_fused(model: nn.Module, fused: nn.Module, tolerance: float = 1e-4) -> 
     Args:
         model: The network before fusing.
         fused: The network after it.
-        tolerance: The largest difference allowed, relative to the largest output.
+        tolerance: The largest difference allowed, relative to the largest output. For weights in
+            half precision it is twice their rounding error.
 
     Raises:
         RuntimeError: naming the first layer whose outputs differ.
@@ -105,13 +106,14 @@ def check_fused(model: nn.Module, fused: nn.Module, tolerance: float = 1e-4) -> 
     for prefix, layer in named_foldables(unwrap(model)):
         name = prefix.rstrip('.')
         before, after = (
-            copy.deepcopy(each).double().cpu().eval() for each in (layer, fused_modules[name])
+            copy.deepcopy(each).cpu().double().eval() for each in (layer, fused_modules[name])
         )
         x = before.random_input(generator)
         with torch.no_grad():
             expected, got = before(x), after(x)
+        rounding = max(torch.finfo(p.dtype).eps for p in layer.parameters())
         error, scale = (got - expected).abs().max().item(), expected.abs().max().item()
-        if not error <= tolerance * scale:
+        if not error <= max(tolerance, 2 * rounding) * scale:
             raise RuntimeError(
                 f'{name}: the outputs of the fused layer differ from those of the trained one by '
                 f'{error:.2g}; the largest output is {scale:.2g}.'
@@ -125,10 +127,23 @@ def _checked_network(model: nn.Module, inplace: bool) -> nn.Module:
     return model if inplace else copy_network(model)
 
 
-def copy_network(model: nn.Module) -> nn.Module:
-    """A deep copy, even of networks that hold results of an earlier call."""
+def copy_network(model: nn.Module, device: Optional[str] = None) -> nn.Module:
+    """A deep copy, even of networks that hold results of an earlier call.
+
+    Args:
+        model: Any module.
+        device: Where its parameters and buffers are to be; by default where they are.
+    """
+    memo = {}  # what deepcopy takes for copied
+    if device is not None:
+        for param in model.parameters():
+            memo[id(param)] = nn.Parameter(
+                param.detach().to(device, copy=True), param.requires_grad
+            )
+        for buffer in model.buffers():
+            memo[id(buffer)] = buffer.detach().to(device, copy=True)
     with _DetachingCopies():
-        return copy.deepcopy(model)
+        return copy.deepcopy(model, memo)
 
 
 class _DetachingCopies(TorchFunctionMode):
