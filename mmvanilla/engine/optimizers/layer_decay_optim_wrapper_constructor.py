@@ -16,8 +16,9 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     """Scales a layer's learning rate by ``decay_rate ** d``, d the number of layers after it.
 
     It asks the backbone, not the model, for the depth (``get_layer_depth``), so it works for
-    detectors, classifiers and segmentors alike, with mmpretrain's backbones too. Everything outside
-    the backbone has scale 1. Norms and biases have no weight decay.
+    detectors, classifiers and segmentors alike, with mmpretrain's backbones too. A model may have
+    several backbones; frozen ones are left out. Everything outside them has scale 1. Norms and
+    biases have no weight decay.
 
     ``paramwise_cfg`` holds ``decay_rate`` and ``blocks_per_layer``, the number of blocks that count
     as one layer; both are 1 by default. On COCO the authors use ``blocks_per_layer=2``: the stem of
@@ -40,9 +41,14 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
     def add_params(self, params: List[dict], module: nn.Module, **kwargs: Any) -> None:
         """Appends one group per layer and kind of weight decay to ``params``."""
-        backbones = (item for item in module.named_modules() if hasattr(item[1], 'get_layer_depth'))
-        name, backbone = next((item for item in backbones if item[0]), (None, None))
-        if backbone is None:
+        named = {f'{n}.': m for n, m in module.named_modules() if hasattr(m, 'get_layer_depth')}
+        # mmpretrain's classifiers have this method too, and ask their backbone.
+        backbones = [
+            name
+            for name in named
+            if name != '.' and not any(o.startswith(name) for o in named if o != name)
+        ]
+        if not backbones:
             raise UsageError(
                 f'{type(module).__name__} has no backbone with get_layer_depth, which layer-wise '
                 'decay needs: use mmvanilla.VanillaNet, or a backbone of mmpretrain that has it.'
@@ -55,25 +61,28 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         for param_name, param in module.named_parameters():
             if not param.requires_grad:
                 continue
-            layer_id, num_layers = backbone.get_layer_depth(param_name, f'{name}.')
+            # Any backbone knows that a parameter is outside of it.
+            name = next((each for each in backbones if param_name.startswith(each)), backbones[0])
+            layer_id, num_layers = named[name].get_layer_depth(param_name, name)
             last = ceil((num_layers - 2) / blocks_per_layer) + 1  # everything after the blocks
             if layer_id == num_layers - 1:
                 layer_id = last
             elif layer_id > 0:
                 layer_id = (layer_id - 1) // blocks_per_layer + 1
             decays = param.ndim > 1
-            if (layer_id, decays) not in groups:
-                groups[layer_id, decays] = dict(
+            key = (layer_id - last, name if layer_id < last else '', decays)
+            if key not in groups:
+                groups[key] = dict(
                     params=[],
                     lr=self.base_lr * rate ** (last - layer_id),
                     weight_decay=(self.base_wd or 0.0) * decays,
                     layer_id=layer_id,
                 )
-            groups[layer_id, decays]['params'].append(param)
-        for (layer_id, _), group in sorted(groups.items()):
+            groups[key]['params'].append(param)
+        for (_, name, _), group in sorted(groups.items()):
             print_log(
-                f'layer {layer_id}: lr={group["lr"]:.3g}, weight_decay={group["weight_decay"]:g}, '
-                f'{len(group["params"])} parameters',
+                f'{name}layer {group["layer_id"]}: lr={group["lr"]:.3g}, '
+                f'weight_decay={group["weight_decay"]:g}, {len(group["params"])} parameters',
                 logger='current',
             )
         params.extend(group for _, group in sorted(groups.items()))

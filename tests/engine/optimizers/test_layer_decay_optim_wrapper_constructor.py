@@ -1,6 +1,7 @@
 import pytest
 import torch
 from mmengine.optim import build_optim_wrapper
+from mmengine.registry import MODELS
 from torch import nn
 
 from mmvanilla import UsageError, VanillaNet
@@ -84,6 +85,56 @@ def test_backbones_of_mmpretrain():
     model = Model(ConvNeXt('atto'))
     rates = {group['lr'] for group in build(model, decay_rate=0.5).optimizer.param_groups}
     assert max(rates) == 0.1 and len(rates) > 4
+
+
+class Several(nn.Module):
+    """Two streams, such as RGB and depth, or a student with its teacher."""
+
+    def __init__(self, **backbones):
+        super().__init__()
+        for name, backbone in backbones.items():
+            self.add_module(name, backbone)
+        self.head = nn.Linear(2, 2)
+
+
+def narrow(arch):
+    return VanillaNet(arch, widen_factor=1 / 64)
+
+
+def test_two_streams():
+    """Each backbone has the scales that it has alone."""
+    model = Several(rgb=narrow('13'), depth=narrow('6'))
+    found = settings(model, build(model, decay_rate=0.5))
+    assert found['head.weight'] == (0.1, 0.05)
+    for name in ('rgb', 'depth'):
+        alone = Model(getattr(model, name), name)
+        expected = settings(alone, build(alone, decay_rate=0.5))
+        for param, setting in expected.items():
+            if param.startswith(name):
+                assert found[param] == setting, param
+    assert found['rgb.stem.conv.conv1.weight'][0] < found['depth.stem.conv.conv1.weight'][0] < 0.1
+
+
+def classifier(arch):
+    backbone = dict(type='mmvanilla.VanillaNet', arch=arch, widen_factor=1 / 64)
+    head = dict(type='mmvanilla.VanillaNetClsHead', num_classes=2, in_channels=64)
+    return MODELS.build(dict(type='mmpretrain.ImageClassifier', backbone=backbone, head=head))
+
+
+@pytest.mark.parametrize('build_network', [narrow, classifier])
+@pytest.mark.parametrize('first', ['student', 'teacher'])
+def test_a_frozen_teacher(first, build_network):
+    """It is left out, wherever it is; mmpretrain's classifiers ask their backbones."""
+    pytest.importorskip('mmpretrain')
+    networks = dict(student=build_network('6'), teacher=build_network('13').requires_grad_(False))
+    order = [first, *(name for name in networks if name != first)]
+    model = Several(**{name: networks[name] for name in order})
+    found = settings(model, build(model, decay_rate=0.5))
+    assert not any(name.startswith('teacher') for name in found)
+    assert min(lr for lr, _ in found.values()) == 0.1 * 0.5**5
+    assert {name for name, (lr, _) in found.items() if lr == 0.1} == {
+        name for name in found if 'stem' not in name and 'blocks' not in name
+    }
 
 
 @pytest.mark.parametrize(
