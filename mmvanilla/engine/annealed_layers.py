@@ -1,7 +1,7 @@
 """Which layers of a run's model the deep training schedule is for."""
 
 from itertools import takewhile
-from typing import Dict, Iterator, List
+from typing import Dict, List, Set
 
 from mmengine.hooks import EMAHook
 from mmengine.model import BaseAveragedModel
@@ -45,25 +45,38 @@ def trained_layers(runner: Runner) -> Layers:
     }
 
 
-def annealed_layers(runner: Runner) -> Layers:
-    """The deep convolutions that this run trains, and those that average them inside the model.
+def averages_in_model(runner: Runner) -> Set[str]:
+    """The prefixes of deep convolutions that average others inside the model, where it is known.
 
-    The averages are in mmengine's averaged models, such as momentum encoders, and in the teacher of
-    mmdet's MeanTeacherHook. Each follows the layer whose name ends most like its own.
+    They are in mmengine's averaged models, such as momentum encoders, and in the teacher of mmdet's
+    MeanTeacherHook.
     """
     network = unwrap(runner.model)
+    places = [f'{n}.' for n, m in network.named_modules() if isinstance(m, BaseAveragedModel)]
+    for hook in runner.hooks:
+        if 'MeanTeacherHook' in [each.__name__ for each in type(hook).__mro__]:
+            places.append('teacher.')
+    return {prefix for prefix in _deep_convs(network) if prefix.startswith(tuple(places))}
+
+
+def annealed_layers(runner: Runner, averages: Set[str]) -> Layers:
+    """The deep convolutions that this run trains, and those that average these.
+
+    Args:
+        runner: The runner.
+        averages: The prefixes of deep convolutions that average others. Each is taken for the
+            average of the one whose name ends most like its own.
+    """
     trained = trained_layers(runner)
-    averages = tuple(_averages(runner, network))
-    layers = {p: layer for p, layer in named_foldables(network) if 'deep' in layer.forms}
-    sources = [prefix for prefix in layers if not prefix.startswith(averages)]
+    layers = _deep_convs(unwrap(runner.model))
+    sources = [prefix for prefix in layers if prefix not in averages]
 
-    def follows(prefix: str) -> bool:
-        if prefix in sources:
-            return prefix in trained
+    def is_annealed(prefix: str) -> bool:
         alike = {source: _common_end(source, prefix) for source in sources}
-        return any(alike[s] == max(alike.values()) for s in sources if s in trained)
+        best = [source for source in sources if alike[source] == max(alike.values())]
+        return any(source in trained for source in ([prefix] if prefix in sources else best))
 
-    return {prefix: layer for prefix, layer in layers.items() if follows(prefix)}
+    return {prefix: layer for prefix, layer in layers.items() if is_annealed(prefix)}
 
 
 def copies_of_model(runner: Runner) -> List[nn.Module]:
@@ -79,14 +92,8 @@ def averaged_models(runner: Runner) -> List[BaseAveragedModel]:
     return averages
 
 
-def _averages(runner: Runner, network: nn.Module) -> Iterator[str]:
-    """The prefixes of averages inside a run's model."""
-    for name, module in network.named_modules():
-        if isinstance(module, BaseAveragedModel):
-            yield f'{name}.'
-    for hook in runner.hooks:
-        if 'MeanTeacherHook' in [each.__name__ for each in type(hook).__mro__]:
-            yield 'teacher.'
+def _deep_convs(network: nn.Module) -> Layers:
+    return {p: layer for p, layer in named_foldables(network) if 'deep' in layer.forms}
 
 
 def _common_end(one: str, other: str) -> int:

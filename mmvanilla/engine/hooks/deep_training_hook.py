@@ -1,7 +1,7 @@
 """The deep training schedule (section 3.1): λ from 0 to 1, and fusing after training."""
 
 import math
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Set
 
 import torch
 from mmengine.dist import master_only
@@ -15,7 +15,13 @@ from ...models.folding.network import deep_convs, form_of, unwrap
 from ...models.loading.names import name_weights
 from ...models.loading.weights import pretrained_cfgs
 from ...registry import HOOKS, register
-from ..annealed_layers import Layers, annealed_layers, copies_of_model, trained_layers
+from ..annealed_layers import (
+    Layers,
+    annealed_layers,
+    averages_in_model,
+    copies_of_model,
+    trained_layers,
+)
 from ..fused_file import write_fused_file
 from ..merging import can_merge_now, check_run, fold_in_run, merge_in_run
 
@@ -82,6 +88,7 @@ class DeepTrainingHook(Hook):
         self.weights_loaded = False
         self.resumed_merged = False
         self.annealed: Layers = {}
+        self.averages: Set[str] = set()
         self.watched: Dict[str, Tensor] = {}  # of layers that may turn out to be averages
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
@@ -121,16 +128,17 @@ class DeepTrainingHook(Hook):
                 f'set {self.length_name}=0, or build the network without merged=True.'
             )
         self._warn(runner, trained_convs)
-        self.annealed = annealed_layers(runner)
+        self.averages = averages_in_model(runner)
         others = {
             prefix: layer
             for prefix, layer in named_foldables(unwrap(runner.model))
-            if layer.is_deep and prefix not in self.annealed
+            if layer.is_deep and prefix not in {*trained, *self.averages}
         }
         if runner._resume:  # an average had the same λ
             now = {conv.lambda_ for conv in trained_convs} - {1}
-            self.annealed.update({p: layer for p, layer in others.items() if layer.lambda_ in now})
-        self.watched = {p: _sample(other) for p, other in others.items() if p not in self.annealed}
+            self.averages |= {p for p, layer in others.items() if layer.lambda_ in now}
+        self.annealed = annealed_layers(runner, self.averages)
+        self.watched = {p: _sample(o) for p, o in others.items() if p not in self.averages}
 
     def before_train_epoch(self, runner: Runner) -> None:
         if self.by_epoch:
@@ -175,10 +183,10 @@ class DeepTrainingHook(Hook):
         now = {prefix: _sample(layers[prefix]) for prefix in self.watched}
         if torch.equal(torch.cat([*now.values()]), torch.cat([*self.watched.values()])):
             return False
-        for prefix, sample in now.items():
-            if not torch.equal(sample, self.watched[prefix]):
-                self.annealed[prefix] = layers[prefix]
-                del self.watched[prefix]
+        changed = {p for p, sample in now.items() if not torch.equal(sample, self.watched[p])}
+        self.averages |= changed
+        self.annealed = annealed_layers(runner, self.averages)
+        self.watched = {p: sample for p, sample in self.watched.items() if p not in changed}
         return True
 
     def _warn(self, runner: Runner, trained_convs: List[Foldable]) -> None:
@@ -246,7 +254,7 @@ class DeepTrainingHook(Hook):
 
 def _sample(layer: Foldable) -> Tensor:
     """Some of the weights of a deep convolution, (n,)."""
-    return layer.conv1.weight.detach().flatten()[:256].float().cpu()
+    return layer.conv1.weight.detach().flatten()[:256].clone()
 
 
 def _is_pretrained(model: torch.nn.Module) -> bool:

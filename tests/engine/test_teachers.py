@@ -1,0 +1,247 @@
+"""Networks beside the one that trains: frozen teachers, averages of it, second backbones."""
+
+import pytest
+import torch
+from helpers.networks import randomize
+from helpers.small_run import Classifier, Record, make_runner
+from mmengine.hooks import Hook
+from mmengine.model import BaseModel, ExponentialMovingAverage
+
+from mmvanilla import UsageError, VanillaNet, merge_deep_convs, switch_to_deploy
+from mmvanilla.checkpoint import load_checkpoint
+from mmvanilla.models.folding.network import deep_convs, unwrap
+
+X = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+FORMS = dict(deep=lambda model: model, merged=merge_deep_convs, deploy=switch_to_deploy)
+EMA = dict(type='EMAHook', momentum=0.1, update_buffers=True)
+
+
+class Distiller(BaseModel):
+    """A student that learns from labels and from a teacher, whichever kind that is."""
+
+    def __init__(self, teacher=None):
+        super().__init__()
+        self.student = Classifier()
+        self.teacher = Classifier() if teacher is None else teacher
+
+    def train(self, mode=True):
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+    def forward(self, inputs, labels, mode='tensor'):
+        if mode != 'loss':
+            return self.student(inputs, labels)
+        with torch.no_grad():
+            target = self.teacher(inputs, labels)
+        logits = self.student(inputs, labels)
+        loss = torch.nn.functional.cross_entropy(logits, labels)
+        return dict(loss=loss, distillation=(logits - target).square().mean())
+
+
+def teacher_of(form, folder, built=None):
+    """A teacher that takes its weights from a file in some form, and the file's network."""
+    torch.manual_seed(1)
+    trained = FORMS[form](randomize(Classifier()))
+    torch.save(trained.state_dict(), folder / f'{form}.pth')
+    teacher = Classifier(**({} if built is None else {built: True}))
+    teacher.init_cfg = dict(type='Pretrained', checkpoint=str(folder / f'{form}.pth'))
+    return teacher, trained
+
+
+def frozen(*args):
+    teacher, _ = teacher_of(*args)
+    return Distiller(teacher.requires_grad_(False).eval())
+
+
+@torch.no_grad()
+def outputs(network):
+    mode = network.training
+    found = network.eval()(X, None)
+    network.train(mode)
+    return found
+
+
+def lambdas(network):
+    return {conv.lambda_ for conv in deep_convs(network)}
+
+
+@pytest.mark.parametrize('merge', [False, True])
+@pytest.mark.parametrize('ema', [False, True])
+@pytest.mark.parametrize(
+    ('form', 'built'),
+    [
+        ('deep', None),
+        ('merged', None),
+        ('merged', 'merged'),
+        ('deploy', None),
+        ('deploy', 'deploy'),
+    ],
+)
+def test_a_frozen_teacher_stays_as_it_is(form, built, ema, merge, tmp_path):
+    """λ, merging and fusing are for the student; resuming repeats the whole run."""
+    expected, record = outputs(teacher_of(form, tmp_path)[1]), StudentAndTeacher()
+    ema = [EMA] if ema else []
+    arguments = dict(hook=dict(merge=merge), epochs=4)
+
+    def run(folder, *hooks, **kwargs):
+        model = frozen(form, tmp_path, built)
+        runner = make_runner(folder, model=model, hooks=[*hooks, *ema], **arguments, **kwargs)
+        runner.train()
+        return unwrap(runner.model)
+
+    model = run(tmp_path / 'whole', record)
+    assert record.student == [{0.0}, {0.5}, {1.0}, {1.0}]
+    assert record.teacher == [{1.0}] * 4
+    assert torch.equal(outputs(model.teacher), expected)
+    assert {conv.form for conv in deep_convs(model.teacher)} == {form}
+    assert {conv.form for conv in deep_convs(model.student)} == {'merged' if merge else 'deep'}
+    fused = Distiller()
+    fused.load_state_dict(load_checkpoint(tmp_path / 'whole/epoch_4_deploy.pth')['state_dict'])
+    torch.testing.assert_close(outputs(fused.teacher), expected, rtol=1e-3, atol=1e-4)
+    for epoch in (1, 3):
+        start = dict(resume=True, load_from=str(tmp_path / f'whole/epoch_{epoch}.pth'))
+        run(tmp_path / str(epoch), **start)
+        assert_same(tmp_path / str(epoch), tmp_path / 'whole')
+
+
+def assert_same(folder, other, names=('epoch_4.pth', 'epoch_4_deploy.pth')):
+    for name in names:
+        one, two = (load_checkpoint(each / name) for each in (folder, other))
+        for key in {'state_dict', 'ema_state_dict'} & two.keys():
+            torch.testing.assert_close(one[key], two[key], rtol=0, atol=0)
+
+
+class StudentAndTeacher(Hook):
+    """Records their λ at the last iteration of each epoch, as the forward pass sees it."""
+
+    priority = 'LOWEST'
+
+    def __init__(self):
+        self.student, self.teacher = [], []
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if batch_idx == 1:
+            model = unwrap(runner.model)
+            self.student.append(lambdas(model.student))
+            self.teacher.append(lambdas(model.teacher))
+
+
+def test_a_teacher_in_eval_mode(tmp_path):
+    """It need not be frozen, even if it is fused and an optimizer holds its parameters."""
+    for form in FORMS:
+        teacher, trained = teacher_of(form, tmp_path)
+        model, record = Distiller(teacher), StudentAndTeacher()
+        make_runner(tmp_path / form, model=model, hooks=[record]).train()
+        assert record.student == [{0.0}, {0.5}, {1.0}, {1.0}]
+        assert record.teacher == [{1.0}] * 4
+        assert torch.equal(outputs(model.teacher), outputs(trained))
+
+
+def test_a_fused_network_that_would_train(tmp_path):
+    model = TwoStreams()
+    model.rgb = switch_to_deploy(model.rgb).train()
+    with pytest.raises(
+        UsageError, match=r'freeze it, if it is a teacher \(requires_grad_\(False\)'
+    ):
+        make_runner(tmp_path, model=model).train()
+
+
+class OwnMeanTeacher(Hook):
+    """A user's own mean teacher, which nothing about the model tells."""
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        model = unwrap(runner.model)
+        pairs = zip(model.student.parameters(), model.teacher.parameters())
+        for source, average in pairs:
+            average.data.lerp_(source.data, 0.1)
+
+
+class MomentumEncoder(Distiller):
+    """Averages a copy of its student inside itself, as contrastive learning does."""
+
+    def __init__(self):
+        super().__init__()
+        self.teacher = ExponentialMovingAverage(self.student, momentum=0.1)
+
+    def forward(self, inputs, labels, mode='tensor'):
+        if mode == 'loss' and self.training:
+            self.teacher.update_parameters(self.student)
+        return super().forward(inputs, labels, mode)
+
+
+def mean_teacher():
+    model = Distiller()
+    model.teacher.requires_grad_(False).eval()
+    return model
+
+
+AVERAGES = dict(
+    mmdet=(mean_teacher, [dict(type='mmdet.MeanTeacherHook', momentum=0.1)]),
+    own=(mean_teacher, [OwnMeanTeacher()]),
+    encoder=(MomentumEncoder, []),
+)
+
+
+@pytest.mark.parametrize('merge', [False, True])
+@pytest.mark.parametrize('kind', AVERAGES)
+def test_averages_follow(kind, merge, tmp_path):
+    """λ of an average is its student's; at λ = 1 both merge; resuming repeats the whole run."""
+    build, hooks = AVERAGES[kind]
+    record = StudentAndTeacher()
+    arguments = dict(hook=dict(merge=merge), epochs=4)
+    make_runner(tmp_path / 'whole', model=build(), hooks=[record, *hooks], **arguments).train()
+    assert record.student == record.teacher == [{0.0}, {0.5}, {1.0}, {1.0}]
+    saved = load_checkpoint(tmp_path / 'whole/epoch_4.pth')['state_dict']
+    pairs = [key for key in saved if 'conv.conv1.weight' in key]
+    assert len(pairs) == (0 if merge else 2 * len(list(deep_convs(Classifier()))))
+    for epoch in (1, 2, 3):
+        resume = dict(resume=True, load_from=str(tmp_path / f'whole/epoch_{epoch}.pth'))
+        folder = tmp_path / f'from {epoch}'
+        make_runner(folder, model=build(), hooks=hooks, **arguments, **resume).train()
+        assert_same(folder, tmp_path / 'whole')
+
+
+def test_frozen_stages_of_an_average(tmp_path):
+    """A frozen stem stays as it is, in the student and in the average of it."""
+
+    def build():
+        model = mean_teacher()
+        for network in (model.student, model.teacher):
+            network.backbone = Classifier(frozen_stages=0).backbone
+        model.teacher.requires_grad_(False)
+        return model
+
+    model = build()
+    hooks = AVERAGES['mmdet'][1]
+    make_runner(tmp_path, model=model, hooks=hooks, hook=dict(merge=True)).train()
+    for network in (model.student, model.teacher):
+        assert network.backbone.stem.conv.is_deep and network.backbone.stem.conv.lambda_ == 1
+        assert not network.backbone.blocks[0].conv.is_deep
+
+
+class TwoStreams(BaseModel):
+    """RGB and depth, with backbones of different depths."""
+
+    def __init__(self):
+        super().__init__()
+        self.rgb = Classifier()
+        self.depth = VanillaNet('6', in_channels=1, widen_factor=1 / 64, act_num=1)
+        self.head = torch.nn.Linear(64, 2)
+
+    def forward(self, inputs, labels, mode='tensor'):
+        logits = self.rgb(inputs, labels) + self.head(self.depth(inputs[:, :1])[0].mean((2, 3)))
+        if mode == 'loss':
+            return dict(loss=torch.nn.functional.cross_entropy(logits, labels))
+        return logits
+
+
+def test_two_streams(tmp_path):
+    record = Record()
+    model = TwoStreams()
+    make_runner(tmp_path, model=model, hooks=[record], hook=dict(merge=True)).train()
+    assert record.train == [{0.0}] * 2 + [{0.5}] * 2 + [{1.0}] * 4
+    assert {conv.form for conv in deep_convs(model)} == {'merged'}
+    fused = TwoStreams()
+    fused.load_state_dict(load_checkpoint(tmp_path / 'epoch_4_deploy.pth')['state_dict'])
+    torch.testing.assert_close(outputs(fused), outputs(model), rtol=1e-3, atol=1e-4)
