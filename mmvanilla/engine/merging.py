@@ -5,7 +5,7 @@ import inspect
 from typing import Collection, Dict, Iterable, Optional
 
 import torch
-from mmengine.dist import all_reduce_params
+from mmengine.dist import broadcast
 from mmengine.model import MMSeparateDistributedDataParallel, is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
@@ -85,10 +85,10 @@ def fold_in_run(runner: Runner, forms: Dict[str, str]) -> None:
     layers = [item for items in folded for item in items]
     for layer, _ in layers:
         layer.check_foldable()
-    # Every process has the statistics of its own images.
-    all_reduce_params(
-        (b for layer, _ in layers if layer.is_deep for b in layer.buffers()), op='mean'
-    )
+    # Every process has the statistics of its own images; checkpoints have those of the first.
+    for layer, _ in layers:
+        for buffer in layer.buffers() if layer.is_deep else ():
+            broadcast(buffer)
     for layer, form in layers:
         layer.fold(form)
     for wrapper in optim_wrappers(runner):
