@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UsageError
-from .efficiency.conv2d import Conv2d
+from .efficiency.convolve import convolve
 from .efficiency.on_cpu import in_training_on_cpu, lean_deep_conv
 from .folding.arithmetic import conv_like, fold_norm, merge_convs, put_conv, take
 from .folding.foldable import FORMS, Foldable
-from .norm import build_batch_norm, describe_batch_norm
+from .norm import build_batch_norm, describe_batch_norm, normalize
 
 # The layers of the deep form: the first convolution, its norm and the second convolution.
 DEEP_LAYERS = ('conv1', 'norm1', 'conv2')
@@ -110,14 +110,14 @@ class DeepConv(Foldable):
         if not final_norm:  # the merged form is one convolution already
             self.forms = FORMS[:2]
         if merged or deploy:
-            self.conv = Conv2d(in_channels, out_channels, **geometry)
+            self.conv = nn.Conv2d(in_channels, out_channels, **geometry)
             has_norm = final_norm and not deploy
             self.norm = build_batch_norm(norm_cfg, out_channels) if has_norm else nn.Identity()
             return
-        self.conv1 = Conv2d(in_channels, mid_channels, **geometry)
+        self.conv1 = nn.Conv2d(in_channels, mid_channels, **geometry)
         self.norm1 = build_batch_norm(norm_cfg, mid_channels)
         self.act = DeepActivation()
-        self.conv2 = Conv2d(mid_channels, out_channels, 1, groups=groups)
+        self.conv2 = nn.Conv2d(mid_channels, out_channels, 1, groups=groups)
         self.norm = build_batch_norm(norm_cfg, out_channels) if final_norm else nn.Identity()
 
     @property
@@ -145,10 +145,11 @@ class DeepConv(Foldable):
     def forward(self, x: Tensor) -> Tensor:
         self.check_training()
         if self.is_deep:
-            x = self.conv2(self.act(self.norm1(self.conv1(x))))
+            x = normalize(self.norm1, convolve(self.conv1, x))
+            x = convolve(self.conv2, self.act(x))
         else:
-            x = self.conv(x)
-        return self.norm(x)
+            x = convolve(self.conv, x)
+        return normalize(self.norm, x)
 
     def form_in(self, state_dict: Mapping[str, Tensor], prefix: str = '') -> Optional[str]:
         if f'{prefix}conv1.weight' in state_dict:

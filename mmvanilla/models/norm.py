@@ -2,7 +2,8 @@
 
 from typing import Tuple
 
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..compatibility import SyncBatchNorm
@@ -54,3 +55,20 @@ def describe_batch_norm(norm_cfg: dict) -> Tuple[Tuple[str, ...], float]:
     """The names of a batch norm's weights, without its counter, and its eps."""
     norm = build_batch_norm(norm_cfg, 1)
     return tuple(name for name in norm.state_dict() if name != 'num_batches_tracked'), norm.eps
+
+
+def normalize(norm: nn.Module, x: Tensor) -> Tensor:
+    """Returns ``norm(x)``; in training, one value per channel is normalized as in eval mode.
+
+    One image on maps of 1x1, such as the last batch of an epoch in a classifier, has no variance;
+    torch refuses it.
+
+    Args:
+        norm: A batch norm, or ``nn.Identity()``.
+        x: Its input, (N, C, H, W).
+    """
+    is_alone = isinstance(norm, _BatchNorm) and not isinstance(norm, nn.SyncBatchNorm)
+    if not (is_alone and norm.training and isinstance(x, Tensor) and x.numel() == x.shape[1]):
+        return norm(x)
+    statistics = (norm.running_mean, norm.running_var)
+    return F.batch_norm(x, *statistics, norm.weight, norm.bias, False, 0.0, norm.eps)

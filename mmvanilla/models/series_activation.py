@@ -5,10 +5,10 @@ from typing import Dict, Mapping, Optional, Set
 from torch import Tensor, nn
 
 from ..errors import UsageError
-from .efficiency.conv2d import Conv2d
+from .efficiency.convolve import convolve
 from .folding.arithmetic import conv_like, fold_norm, put_conv, take
 from .folding.foldable import Foldable
-from .norm import build_batch_norm, describe_batch_norm
+from .norm import build_batch_norm, describe_batch_norm, normalize
 
 
 class SeriesActivation(Foldable):
@@ -44,7 +44,7 @@ class SeriesActivation(Foldable):
         self.norm_keys, self.norm_eps = describe_batch_norm(norm_cfg)
         self.relu = nn.ReLU()
         geometry = dict(padding=act_num, groups=num_channels, bias=deploy)
-        self.conv = Conv2d(num_channels, num_channels, 2 * act_num + 1, **geometry)
+        self.conv = nn.Conv2d(num_channels, num_channels, 2 * act_num + 1, **geometry)
         self.norm = nn.Identity() if deploy else build_batch_norm(norm_cfg, num_channels)
 
     def form_in(self, state_dict: Mapping[str, Tensor], prefix: str = '') -> Optional[str]:
@@ -81,8 +81,8 @@ class SeriesActivation(Foldable):
 
     def activate(self, x: Tensor) -> Tensor:
         """The series of equation 6, without the norm."""
-        return self.conv(self.relu(x))
+        return convolve(self.conv, self.relu(x))
 
     def forward(self, x: Tensor) -> Tensor:
         self.check_training()
-        return self.norm(self.activate(x))
+        return normalize(self.norm, self.activate(x))

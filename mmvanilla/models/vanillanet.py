@@ -14,7 +14,7 @@ from .architecture import ARCHITECTURES, find_stages, match_layers, parse_arch
 from .deep_conv import DeepConv
 from .efficiency.on_cpu import channels_last_on_cpu, in_training_on_cpu, lean_block
 from .efficiency.recompute import recompute_in_backward
-from .folding.foldable import named_foldables
+from .folding.foldable import as_graph, named_foldables
 from .loading.names import rename_on_loading
 from .loading.weights import load_pretrained, pretrained_cfgs, take_classifier_weights
 from .series_activation import SeriesActivation
@@ -37,6 +37,8 @@ class VanillaBlock(nn.Module):
         self.conv = conv
         self.pool = pool
         self.act = act
+
+    __prepare_scriptable__ = as_graph
 
     @in_training_on_cpu(lean_block)
     def forward(self, x: Tensor) -> Tensor:
@@ -92,6 +94,7 @@ class VanillaNet(BaseModule):
     arch_settings = ARCHITECTURES
     # std is that of the authors' code; the paper prints 0.2 (Table 7).
     default_init_cfg = dict(type='TruncNormal', layer='Conv2d', std=0.02, bias=0.0)
+    __prepare_scriptable__ = as_graph
 
     def __init__(
         self,

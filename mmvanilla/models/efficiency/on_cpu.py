@@ -1,7 +1,7 @@
 """Other ways to compute a ``forward``, which take less time or memory on CPUs.
 
 Each is a decorator of a ``forward`` method. On GPUs the method itself runs: nothing was measured
-there, and hooks, sharded training and tracers need every submodule to be called as a module.
+there. So it does where hooks or tracers need every submodule to be called as a module.
 """
 
 from functools import wraps
@@ -10,7 +10,9 @@ from typing import Callable, Tuple
 import torch
 from torch import Tensor, nn
 
+from ..norm import normalize
 from ..series_activation import SeriesActivation
+from .convolve import convolve, may_bypass
 from .recompute import recompute_in_backward, recomputes
 
 Forward = Callable[[nn.Module, Tensor], Tensor]
@@ -25,7 +27,7 @@ def channels_last_on_cpu(forward: Callable[..., Tuple[Tensor, ...]]) -> Callable
 
     @wraps(forward)
     def wrapper(module: nn.Module, x: Tensor) -> Tuple[Tensor, ...]:
-        if x.device.type != 'cpu' or not x.is_contiguous():
+        if not isinstance(x, Tensor) or x.device.type != 'cpu' or not x.is_contiguous():
             return forward(module, x)
         features = forward(module, x.contiguous(memory_format=torch.channels_last))
         return tuple(each.contiguous() for each in features)
@@ -39,7 +41,7 @@ def in_training_on_cpu(lean: Forward) -> Callable[[Forward], Forward]:
     def decorate(forward: Forward) -> Forward:
         @wraps(forward)
         def wrapper(module: nn.Module, x: Tensor) -> Tensor:
-            trains_on_cpu = recomputes(module) and x.device.type == 'cpu'
+            trains_on_cpu = recomputes(module) and may_bypass(module, x)
             return (lean if trains_on_cpu else forward)(module, x)
 
         return wrapper
@@ -49,30 +51,31 @@ def in_training_on_cpu(lean: Forward) -> Callable[[Forward], Forward]:
 
 def lean_deep_conv(conv: nn.Module, x: Tensor) -> Tensor:
     """``DeepConv.forward``, keeping only the outputs of convolutions for the backward pass."""
-    return conv.norm(_lean_convolutions(conv, x))
+    return normalize(conv.norm, _lean_convolutions(conv, x))
 
 
 def lean_block(block: nn.Module, x: Tensor) -> Tensor:
     """``VanillaBlock.forward``, keeping only its input and the outputs of convolutions.
 
-    The backward pass computes norms, pooling and ReLU again. Hooks on ``conv``, ``pool`` and
-    ``act`` are not called; hooks on the block are.
+    The backward pass computes norms, pooling and ReLU again.
     """
     conv, pool, act = block.conv, block.pool, block.act
     if isinstance(getattr(act, 'norm', None), nn.Identity):  # deploy form: nothing to recompute
         return act(pool(conv(x)))
     x = _lean_convolutions(conv, x)
     if type(act).forward is not SeriesActivation.forward:  # another activation
-        return act(recompute_in_backward(lambda x: pool(conv.norm(x)), x, block))
+        return act(recompute_in_backward(lambda x: pool(normalize(conv.norm, x)), x, block))
     act.check_training()
-    x = recompute_in_backward(lambda x: act.activate(pool(conv.norm(x))), x, block)
-    return act.norm(x)
+    x = recompute_in_backward(lambda x: act.activate(pool(normalize(conv.norm, x))), x, block)
+    return normalize(act.norm, x)
 
 
 def _lean_convolutions(conv: nn.Module, x: Tensor) -> Tensor:
     """The convolutions of a ``DeepConv``, without its last norm."""
     conv.check_training()
     if not conv.is_deep:
-        return conv.conv(x)
-    x = conv.conv1(x)
-    return recompute_in_backward(lambda x: conv.conv2(conv.act(conv.norm1(x))), x, conv)
+        return convolve(conv.conv, x)
+    x = convolve(conv.conv1, x)
+    return recompute_in_backward(
+        lambda x: convolve(conv.conv2, conv.act(normalize(conv.norm1, x))), x, conv
+    )

@@ -26,7 +26,7 @@ def recompute_in_backward(
         module: The module that the function belongs to. When the function runs again, every part of
             the module has the mode that it has now, and running statistics do not change.
     """
-    if not recomputes(module):
+    if not (recomputes(module) and isinstance(x, Tensor)):  # a tracer has a proxy
         return function(x)
     modes = {m: m.training for m in module.modules()}
     runs = count()

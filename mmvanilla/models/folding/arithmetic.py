@@ -64,7 +64,7 @@ def merge_convs(first: WeightBias, second: WeightBias, groups: int = 1) -> Weigh
 def conv_like(conv: nn.Conv2d, out_channels: int) -> nn.Conv2d:
     """A convolution like ``conv``, with a bias and ``out_channels``, to load weights into."""
     device, dtype = conv.weight.device, conv.weight.dtype
-    other = type(conv)(
+    other = nn.Conv2d(
         conv.in_channels, out_channels, **geometry_of(conv), device=device, dtype=dtype
     )
     return other.requires_grad_(conv.weight.requires_grad).train(conv.training)

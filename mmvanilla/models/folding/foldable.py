@@ -6,6 +6,7 @@ import weakref
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Set, Tuple
 
 import torch
+import torch.fx
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
@@ -24,6 +25,11 @@ Mismatches = Dict[str, List[str]]
 _replaced: 'weakref.WeakKeyDictionary' = weakref.WeakKeyDictionary()
 
 
+def as_graph(module: nn.Module) -> nn.Module:
+    """What ``torch.jit.script`` compiles instead of a module: what the module runs now."""
+    return torch.fx.symbolic_trace(module)
+
+
 class Foldable(nn.Module):
     """A layer that is built in one of ``forms`` and takes weights in any of them.
 
@@ -37,6 +43,7 @@ class Foldable(nn.Module):
     rebuilt = False  # whether an optimizer may hold parameters of an earlier form
     lambda_ = 1.0  # equation 1
     is_deep = False  # whether it is in deep form, in which λ may be below 1
+    __prepare_scriptable__ = as_graph
 
     def form_in(self, state_dict: Mapping[str, Tensor], prefix: str = '') -> Optional[str]:
         """The form of this layer's weights, whose keys begin with ``prefix``, or None."""

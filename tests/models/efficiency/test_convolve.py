@@ -1,11 +1,20 @@
 import pytest
 import torch
-import torch.nn.functional as F
 from helpers.versions import torch_has
 from torch import nn
 from torch.profiler import profile
 
-from mmvanilla.models.efficiency.conv2d import Conv2d
+from mmvanilla import VanillaNet, switch_to_deploy
+from mmvanilla.models.efficiency.convolve import convolve
+
+
+class Convolve(nn.Module):
+    def __init__(self, *args, **kwargs):
+        super().__init__()
+        self.conv = nn.Conv2d(*args, **kwargs)
+
+    def forward(self, x):
+        return convolve(self.conv, x)
 
 
 def operators(function):
@@ -29,8 +38,9 @@ def operators(function):
 )
 def test_equals_conv(geometry, memory_format):
     torch.manual_seed(0)
-    conv, reference = Conv2d(8, 12, **geometry).double(), nn.Conv2d(8, 12, **geometry)
-    reference.double().load_state_dict(conv.state_dict())
+    conv = Convolve(8, 12, **geometry).double()
+    reference = nn.Conv2d(8, 12, **geometry).double()
+    reference.load_state_dict(conv.conv.state_dict())
     results = []
     for module in (conv, reference):
         x = torch.randn(3, 8, 8, 4, generator=torch.Generator().manual_seed(1)).double()
@@ -45,7 +55,7 @@ def test_equals_conv(geometry, memory_format):
     'memory_format, product', [(torch.channels_last, True), (torch.contiguous_format, False)]
 )
 def test_when_it_is_a_product(memory_format, product):
-    conv = Conv2d(8, 12, 1)
+    conv = Convolve(8, 12, 1)
     x = torch.rand(3, 8, 8, 4).contiguous(memory_format=memory_format)
     assert ('aten::linear' in operators(lambda: conv(x))) == product
     assert conv(x).is_contiguous(memory_format=memory_format)
@@ -56,7 +66,7 @@ def test_when_it_is_a_product(memory_format, product):
 )
 def test_what_tracers_and_compilers_see(channels, operator):
     conv, x = (
-        Conv2d(8, channels, 1),
+        Convolve(8, channels, 1),
         torch.rand(3, 8, 8, 4).contiguous(memory_format=torch.channels_last),
     )
     assert 'aten::_convolution' in str(torch.jit.trace(conv, x).inlined_graph)
@@ -67,10 +77,41 @@ def test_what_tracers_and_compilers_see(channels, operator):
 
 def test_precision_of_autocast():
     conv, x = (
-        Conv2d(8, 12, 1),
+        Convolve(8, 12, 1),
         torch.rand(3, 8, 8, 4).contiguous(memory_format=torch.channels_last),
     )
     with torch.autocast('cpu', torch.bfloat16):
         y = conv(x)
     assert y.dtype == torch.bfloat16
-    torch.testing.assert_close(y.float(), F.conv2d(x, conv.weight, conv.bias), rtol=0.02, atol=0.02)
+    torch.testing.assert_close(y.float(), conv.conv(x), rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize('of_all', [False, True])
+@pytest.mark.parametrize('training', [False, True])
+def test_hooks_see_every_module(of_all, training):
+    """Of a single module or of all: feature extractors, profilers, quantizers, sharded training."""
+    backbone = VanillaNet('5', widen_factor=1 / 64).train(training)
+    seen = []
+
+    def hook(module, inputs, output):
+        seen.append(module)
+
+    if of_all:
+        handles = [nn.modules.module.register_module_forward_hook(hook)]
+    else:
+        handles = [m.register_forward_hook(hook) for m in backbone.modules()]
+    backbone(torch.rand(2, 3, 64, 64))
+    for handle in handles:
+        handle.remove()
+    assert set(seen) == set(backbone.modules()) - {backbone.blocks}
+
+
+def test_networks_consist_of_torchs_own_modules():
+    """So tools that look for these find them: quantizers, pruners, profilers, exporters."""
+    backbone = VanillaNet('5', widen_factor=1 / 64)
+    leaves = [m for m in backbone.modules() if not list(m.children())]
+    ours = {type(m).__name__ for m in leaves if type(m).__module__.startswith('mmvanilla')}
+    assert ours == {'DeepActivation'}
+    fused = switch_to_deploy(backbone)
+    leaves = [m for m in fused.modules() if not list(m.children())]
+    assert {type(m) for m in leaves} == {nn.Conv2d, nn.ReLU, nn.Identity, nn.MaxPool2d}
