@@ -32,6 +32,7 @@ def channels_last_on_cpu(forward: Callable[..., Tuple[Tensor, ...]]) -> Callable
         features = forward(module, x.contiguous(memory_format=torch.channels_last))
         return tuple(each.contiguous() for each in features)
 
+    del wrapper.__annotations__['return']  # fx would copy it, and TorchScript cannot read it
     return wrapper
 
 
