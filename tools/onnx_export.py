@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mmvanilla.checkpoint import replace_when_whole
+from mmvanilla.cli.running import image_channels
 from mmvanilla.compatibility import ONNX_EXPORTER
 from mmvanilla.errors import UsageError
 
@@ -43,7 +44,7 @@ def check_exportable(model: nn.Module) -> None:
 def export_onnx(network: nn.Module, path: Union[str, Path]) -> float:
     """Writes a network to an ONNX file for batches and images of any size.
 
-    The input ``images`` is what the data preprocessor returns, (N, 3, H, W). A classifier's output
+    The input ``images`` is what the data preprocessor returns, (N, C, H, W). A classifier's output
     is ``logits``, (N, classes); a single-stage detector's are those of its head, before boxes are
     decoded, named by level: ``cls_score_0``, ..., ``bbox_pred_0``, ...
 
@@ -59,7 +60,7 @@ def export_onnx(network: nn.Module, path: Union[str, Path]) -> float:
         RuntimeError: if onnxruntime returns something else.
     """
     raw = _RawOutputs(network).eval()
-    images = torch.rand(2, 3, *SIZES[0])
+    images = torch.rand(2, image_channels(network), *SIZES[0])
     with torch.no_grad():
         named = {'images': images, **raw.named_outputs(images)}
     axes = {
@@ -120,7 +121,7 @@ def _largest_error(raw: nn.Module, path: Path) -> float:
     errors = []
     for batch in BATCHES:
         for size in SIZES:
-            images = torch.rand(batch, 3, *size, generator=generator)
+            images = torch.rand(batch, image_channels(raw), *size, generator=generator)
             with torch.inference_mode():
                 expected = raw(images)
             got = session.run(None, {'images': images.numpy()})

@@ -26,9 +26,10 @@ WEIGHTS = 'https://github.com/huawei-noah/VanillaNet/releases'
 
 def check_pretrained(cfg: Config) -> None:
     """Raises UsageError if a local file of pre-trained weights is absent or unreadable."""
-    for part in pretrained_cfgs(list(nested_dicts(cfg.model))):
-        path = part.get('checkpoint')
-        if path is None or '://' in path:
+    parts = list(nested_dicts(cfg.model))
+    paths = [part.get('checkpoint') for part in pretrained_cfgs(parts)]
+    for path in paths + [part.get('pretrained') for part in parts]:
+        if not isinstance(path, str) or '://' in path:
             continue
         if not Path(path).is_file():
             raise UsageError(

@@ -77,6 +77,8 @@ def drop_pretrained(cfg: Config) -> None:
     for part in nested_dicts(cfg.model):
         if any(pretrained_cfgs(part.get('init_cfg'))):
             part['init_cfg'] = None
+        if part.get('pretrained'):
+            part['pretrained'] = None
 
 
 def build_model(cfg: Config) -> nn.Module:
@@ -89,6 +91,12 @@ def build_model(cfg: Config) -> nn.Module:
         cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
     drop_pretrained(cfg)
     return MODELS.build(cfg.model)
+
+
+def image_channels(model: nn.Module) -> int:
+    """The channels of the images that a model takes: those of its first convolution."""
+    convs = (module for module in model.modules() if isinstance(module, nn.Conv2d))
+    return next((conv.in_channels for conv in convs), 3)
 
 
 def read_log(work_dir: Path) -> List[Dict[str, Any]]:

@@ -4,10 +4,12 @@ from itertools import accumulate
 from operator import mul
 from typing import Any, List, Optional, Sequence, Tuple, Union
 
+import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..compatibility import is_compiling
 from ..errors import UsageError
 from ..registry import MODELS, register
 from .architecture import ARCHITECTURES, find_stages, match_layers, parse_arch
@@ -79,6 +81,8 @@ class VanillaNet(BaseModule):
             random weights this is the network without deep training (Table 2).
         shortcut: For the ablation of Table 3, adds parameter-free shortcuts around the blocks:
             'before_act' or 'after_act'. VanillaNet itself has none.
+        pretrained: The same as ``dict(type='Pretrained', checkpoint=...)`` in ``init_cfg``; mmseg's
+            segmentors hand theirs on by this name.
 
     Raises:
         UsageError: if the arch is unknown, lengths do not match, or indices are out of range.
@@ -111,14 +115,16 @@ class VanillaNet(BaseModule):
         init_cfg: Union[dict, List[dict], None] = None,
         merged: bool = False,
         shortcut: Optional[str] = None,
+        pretrained: Optional[str] = None,
     ) -> None:
-        super().__init__(init_cfg)
+        super().__init__(_with_pretrained(init_cfg, pretrained))
         if shortcut not in (None, *SHORTCUTS):
             raise UsageError(
                 f'shortcut={shortcut!r} is unknown: choose one of {", ".join(SHORTCUTS)}, or None.'
             )
         channels, strides, pool_sizes = parse_arch(arch, self.arch_settings)
         channels = [round(c * widen_factor) for c in channels]
+        self.in_channels = in_channels
         self.act_num = act_num
         self.norm_eval = norm_eval
         self.with_cp = with_cp
@@ -143,6 +149,7 @@ class VanillaNet(BaseModule):
         last = [self._last_layer(stage) for stage in self.out_indices]
         self.out_channels = tuple(channels[layer] for layer in last)
         self.out_strides = tuple(stride_of_layer[layer] for layer in last)
+        self.min_size = 2 if pool_sizes else self.out_strides[-1]
 
         self.stem = VanillaBlock(
             DeepConv(in_channels, channels[0], **stem, mid_channels=channels[0], **form),
@@ -202,7 +209,11 @@ class VanillaNet(BaseModule):
         Returns:
             One (N, out_channels[i], H / out_strides[i], W / out_strides[i]) per out index, sizes
             rounded down at every stride.
+
+        Raises:
+            UsageError: if the images have other channels, or are smaller than the last stride.
         """
+        self._check_size(x)
         outs = {}
         for stage, layer in zip(self.stage_of_layer, (self.stem, *self.blocks)):
             if stage > self.out_indices[-1]:
@@ -210,6 +221,23 @@ class VanillaNet(BaseModule):
             x = recompute_in_backward(layer, x, layer) if self.with_cp else layer(x)
             outs[stage] = x  # (N, C, H, W); the last layer of the stage writes last
         return tuple(outs[stage] for stage in self.out_indices)
+
+    def _check_size(self, x: Tensor) -> None:
+        if not isinstance(x, Tensor) or is_compiling() or torch.jit.is_tracing():
+            return
+        channels, *size = x.shape[1:]
+        if channels != self.in_channels:
+            raise UsageError(
+                f'the images have {channels} channels, but the network has in_channels='
+                f'{self.in_channels}: build it with in_channels={channels}, or change the images '
+                '(mean and std of the data_preprocessor have as many values).'
+            )
+        if min(size) < self.min_size:
+            raise UsageError(
+                f'images of {size[0]}x{size[1]} are too small for features of stride '
+                f'{self.out_strides[-1]}: make them at least {self.min_size} pixels high and wide, '
+                'or take earlier stages (out_indices).'
+            )
 
     def init_weights(self) -> None:
         """Initializes by ``init_cfg``; pre-trained weights are loaded strictly.
@@ -286,6 +314,22 @@ class VanillaNet(BaseModule):
             return num_layers - 1, num_layers
         parts = param_name[len(prefix) :].split('.')
         return (int(parts[1]) + 1 if parts[0] == 'blocks' else 0), num_layers
+
+
+def _with_pretrained(
+    init_cfg: Union[dict, List[dict], None], pretrained: Optional[str]
+) -> Union[dict, List[dict], None]:
+    """``init_cfg`` with ``pretrained``, which may be the rest of another backbone's config."""
+    if pretrained is None:
+        return init_cfg
+    if pretrained.startswith(('open-mmlab://', 'torchvision://')):
+        raise UsageError(
+            f'pretrained={pretrained!r} names the weights of another backbone: set pretrained=None '
+            "in the model, as mmseg's base configs set it there."
+        )
+    if init_cfg is not None:
+        raise UsageError('both pretrained and init_cfg name weights: set pretrained=None.')
+    return dict(type='Pretrained', checkpoint=pretrained)
 
 
 def _pool(by_stride: type, to_size: type, stride: int, size: int) -> nn.Module:

@@ -185,3 +185,20 @@ def test_no_onnx(trained, digits, monkeypatch, tmp_path):
     message = fail('deploy', *args, monkeypatch=monkeypatch)
     assert '--onnx needs onnxruntime: pip install onnx onnxruntime' in message
     assert not (tmp_path / 'out').exists()
+
+
+@pytest.mark.parametrize('channels', [1, 4])
+def test_onnx_of_other_channels(channels, run_tool, tmp_path):
+    options = [*NARROW_CLASSIFIER, f'model.backbone.in_channels={channels}']
+    cfg = read_config(ROOT / CLASSIFIER, options)
+    init_default_scope('mmpretrain')
+    network = randomize(MODELS.build(cfg.model))
+    torch.save(dict(state_dict=network.state_dict()), tmp_path / 'a.pth')
+    run_tool(
+        TOOL, CLASSIFIER, tmp_path / 'a.pth', tmp_path / 'out', '--onnx', '--cfg-options', *options
+    )
+    (path,) = (tmp_path / 'out').glob('*.onnx')
+    session = onnxruntime.InferenceSession(str(path))
+    images = torch.randn(2, channels, 96, 64)
+    (got,) = session.run(None, {'images': images.numpy()})
+    assert relative_error(torch.from_numpy(got), network.eval()(images)) < 1e-4

@@ -55,6 +55,14 @@ def test_training_form_and_shape(table):
     assert int(row[4]) == 5
 
 
+@pytest.mark.parametrize('channels', [1, 4])
+def test_other_channels(channels, table):
+    (row,) = table(CONFIGS[0], '--cfg-options', f'model.backbone.in_channels={channels}')
+    (usual,) = table(CONFIGS[0])
+    weights = 16 * 512 * (channels - 3) / 1e6
+    assert float(row[2]) - float(usual[2]) == pytest.approx(weights, abs=0.011)
+
+
 def test_config_of_the_package(table, monkeypatch):
     name = 'imagenet/vanillanet-5_8xb128_in1k.py'
     assert table(f'mmvanilla::{name}') == table(f'configs/{name}')

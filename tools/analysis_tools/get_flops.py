@@ -26,6 +26,7 @@ from mmvanilla.cli.options import (
     one_sentence_errors,
     read_config,
 )
+from mmvanilla.cli.running import image_channels
 from mmvanilla.cli.tables import print_table
 from mmvanilla.config import scope_of
 from mmvanilla.model_index import find_root
@@ -151,7 +152,7 @@ def count(cfg: Config, shape: Tuple[int, int], deploy: bool) -> Dict[str, int]:
 
         meta = dict(img_shape=shape, ori_shape=shape, pad_shape=shape, batch_input_shape=shape)
         inputs['data_samples'] = [DetDataSample(metainfo=dict(meta, scale_factor=(1.0, 1.0)))]
-    counts = count_macs(model, torch.rand(1, 3, *shape), **inputs)
+    counts = count_macs(model, torch.rand(1, image_channels(model), *shape), **inputs)
     return dict(
         parameters=sum(p.numel() for p in model.parameters()),
         macs=sum(counts[''].values()),

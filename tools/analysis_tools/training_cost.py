@@ -22,7 +22,7 @@ from mmvanilla.cli.options import (
     one_sentence_errors,
     read_config,
 )
-from mmvanilla.cli.running import build_model
+from mmvanilla.cli.running import build_model, image_channels
 from mmvanilla.cli.tables import print_table
 from mmvanilla.cli.timing import describe_machine, time_by_turns
 from mmvanilla.config import nested_dicts, scope_of
@@ -63,17 +63,17 @@ def count_images(cfg: Config) -> Optional[int]:
     return IMAGES.get(root.rstrip('/'))
 
 
-def make_batch(cfg: Config, size: int, shape: Tuple[int, int]) -> Dict[str, Any]:
-    """Random images with random labels, as the config's dataloader returns them."""
+def make_batch(cfg: Config, size: int, shape: Tuple[int, int, int]) -> Dict[str, Any]:
+    """Random images (C, H, W) with random labels, as the config's dataloader returns them."""
     parts = nested_dicts(cfg.model)
     classes = next((part['num_classes'] for part in parts if 'num_classes' in part), 1)
     if scope_of(cfg) == 'mmdet':
         from mmdet.testing import demo_mm_inputs
 
-        return demo_mm_inputs(size, [[3, *shape]] * size, num_classes=classes, with_mask=True)
+        return demo_mm_inputs(size, [list(shape)] * size, num_classes=classes, with_mask=True)
     from mmpretrain.structures import DataSample
 
-    images = torch.randint(0, 256, (size, 3, *shape), dtype=torch.uint8)
+    images = torch.randint(0, 256, (size, *shape), dtype=torch.uint8)
     labels = torch.randint(0, classes, (size,))
     return dict(
         inputs=list(images), data_samples=[DataSample().set_gt_label(label) for label in labels]
@@ -94,7 +94,7 @@ def measure(cfg: Config, args: argparse.Namespace) -> Dict[str, float]:
     """Images a second, and Gflop of forward and backward pass for an image, of a config's steps."""
     shape = tuple(args.shape or SHAPES.get(scope_of(cfg), (224, 224)))
     model = make_model(cfg).to(args.device)
-    batch = make_batch(cfg, args.batch_size, shape)
+    batch = make_batch(cfg, args.batch_size, (image_channels(model), *shape))
     step = partial(model.train_step, batch, build_optim_wrapper(model, cfg.optim_wrapper))
     data = model.data_preprocessor(batch, training=True)
     counts = count_macs(model, data.pop('inputs'), **data, mode='loss')
