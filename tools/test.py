@@ -16,6 +16,11 @@ def parse_args() -> argparse.Namespace:
         'checkpoint', help="checkpoint file, in training or deploy form, or the authors'"
     )
     parser.add_argument('--deploy', action='store_true', help='evaluate the fused network')
+    parser.add_argument(
+        '--tta',
+        action='store_true',
+        help='average over augmented images: by tta_model and tta_pipeline, if the config has them',
+    )
     parser.add_argument('--out', help='file (.pkl) for the predictions')
     args = parser.parse_args()
     if args.out and not args.out.endswith(('.pkl', '.pickle')):
@@ -25,7 +30,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    evaluate(load_config(args), args.checkpoint, args.deploy, args.out)
+    evaluate(load_config(args), args.checkpoint, args.deploy, args.out, args.tta)
 
 
 if __name__ == '__main__':

@@ -9,6 +9,7 @@ import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.evaluator import DumpResults
+from mmengine.model import BaseTTAModel
 from mmengine.registry import MODELS, RUNNERS, init_default_scope
 from mmengine.runner import Runner
 from mmengine.runner import checkpoint as runner_checkpoint
@@ -22,6 +23,7 @@ from ..models.folding.network import switch_to_deploy, unwrap
 from ..models.loading.names import name_weights
 from ..models.loading.weights import load_weights, pretrained_cfgs, read_state_dict
 from ..models.norm import is_sync_norm
+from .augmented_test import augment_test
 from .checks import check_data
 
 
@@ -106,7 +108,11 @@ def read_log(work_dir: Path) -> List[Dict[str, Any]]:
 
 
 def evaluate(
-    cfg: Config, checkpoint: str, deploy: bool = False, out: Optional[str] = None
+    cfg: Config,
+    checkpoint: str,
+    deploy: bool = False,
+    out: Optional[str] = None,
+    tta: bool = False,
 ) -> Dict[str, float]:
     """The metrics of a checkpoint on the config's test data.
 
@@ -115,6 +121,7 @@ def evaluate(
         checkpoint: Path or address of a checkpoint in any form, the authors' included.
         deploy: Whether to evaluate the fused network.
         out: File (.pkl) for the predictions.
+        tta: Whether to average over augmented images.
 
     Raises:
         UsageError: if data or weights are missing, or the weights are of another model.
@@ -122,8 +129,11 @@ def evaluate(
     cfg.load_from, cfg.resume = None, False  # weights are loaded below, before EMA hooks copy
     check_data(cfg, 'test_dataloader', 'test_evaluator')
     weights = read_state_dict(checkpoint)
+    if tta:
+        augment_test(cfg)
     runner = build_runner(cfg)
-    load_weights(unwrap(runner.model), weights, checkpoint)
+    model = unwrap(runner.model)
+    load_weights(model.module if isinstance(model, BaseTTAModel) else model, weights, checkpoint)
     if deploy:
         switch_to_deploy(runner.model, inplace=True)
     if out:

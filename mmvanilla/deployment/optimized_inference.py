@@ -11,6 +11,7 @@ from mmengine.utils import apply_to
 from torch import Tensor, nn
 
 from ..compatibility import require_compiler
+from ..errors import UsageError
 from ..models.folding.network import switch_to_deploy
 
 # Modules that take and return only tensors; the rest of a detector chooses among boxes.
@@ -41,7 +42,7 @@ def optimize_for_inference(
 
     Returns:
         The network in eval mode, called as before. It cannot be trained, and its weights must not
-        change once it has run.
+        change once it has run; loading others raises UsageError.
 
     Raises:
         UsageError: if λ is not 1, or if torch is too old to compile.
@@ -57,6 +58,8 @@ def optimize_for_inference(
             _run_in(part, dtype)
         if compile:
             _compile(part, kind)
+    for module in model.modules():
+        module._register_load_state_dict_pre_hook(_refuse_weights)
     chosen = ['fused', 'channels_last', str(dtype).replace('torch.', '')]
     print_log(
         f'Optimized for {device}{" (" + ", ".join(parts) + ")" if parts else ""}: '
@@ -64,6 +67,13 @@ def optimize_for_inference(
         'current',
     )
     return model
+
+
+def _refuse_weights(*args: Any) -> None:
+    raise UsageError(
+        'an optimized network cannot load weights, which are constants in it: load them into the '
+        'network before, and call optimize_for_inference again.'
+    )
 
 
 def _run_in(module: nn.Module, dtype: torch.dtype) -> None:

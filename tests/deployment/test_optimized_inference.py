@@ -11,8 +11,15 @@ from helpers.versions import needs_torch, torch_has
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
+from mmengine.runner.checkpoint import load_state_dict as mmengine_load
 
-from mmvanilla import UsageError, VanillaNet, optimize_for_inference, set_deep_training_lambda
+from mmvanilla import (
+    UsageError,
+    VanillaNet,
+    optimize_for_inference,
+    set_deep_training_lambda,
+    switch_to_deploy,
+)
 from mmvanilla.deployment import optimized_inference
 
 X = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
@@ -37,6 +44,31 @@ def test_backbone(backbone, compile):
                 assert relative_error(got, expected) < 1e-4
     assert backbone.stem.conv.is_deep  # a copy was optimized
     assert not any(param.requires_grad for param in optimized.parameters())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    'load',
+    [
+        lambda model, weights: model.load_state_dict(weights),
+        lambda model, weights: model.load_state_dict(weights, strict=False),
+        lambda model, weights: model.stem.conv.conv.load_state_dict(
+            {k[15:]: v for k, v in weights.items() if k.startswith('stem.conv.conv.')}
+        ),
+        mmengine_load,
+    ],
+)
+def test_other_weights_are_refused(load, backbone):
+    """They would give neither the old nor the new results, because weights are constants."""
+    other = switch_to_deploy(randomize(copy.deepcopy(backbone), seed=1)).state_dict()
+    optimized = optimize_for_inference(backbone, compile=False)
+    expected = optimized(X)
+    for model in (optimized, copy.deepcopy(optimized)):
+        with pytest.raises(UsageError, match='call optimize_for_inference again'):
+            load(model, other)
+        for got, one in zip_equal(model(X), expected):
+            assert torch.equal(got, one)
+    backbone.load_state_dict(other)  # the network itself still takes them
 
 
 @torch.no_grad()
