@@ -5,7 +5,6 @@ mmpretrain may be absent, and takes seconds to import: the list is filled once i
 
 import sys
 import warnings
-from functools import lru_cache
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
@@ -21,9 +20,11 @@ def find_root() -> Path:
     return installed if (installed / 'model-index.yml').exists() else Path(__file__).parents[1]
 
 
-@lru_cache(maxsize=None)  # once, even if mmvanilla is reloaded
 def register_models(module: ModuleType) -> None:
     """Adds our models to mmpretrain's list, given the module that it is in."""
+    if vars(module).setdefault('_has_mmvanilla', False):  # a notebook may reload us
+        return
+    module._has_mmvanilla = True
     try:
         root = find_root()
         index = root / 'model-index.yml'
@@ -38,7 +39,7 @@ def register_when_imported() -> None:
     """Calls ``register_models`` with mmpretrain's module, now or after it is imported."""
     if HUB in sys.modules:
         register_models(sys.modules[HUB])
-    else:
+    elif '_AfterImport' not in [type(finder).__name__ for finder in sys.meta_path]:
         sys.meta_path.insert(0, _AfterImport())
 
 

@@ -11,23 +11,24 @@ from typing import Any, Callable
 from mmengine import registry as root
 from mmengine.registry import Registry
 
-MODELS = Registry('model', parent=root.MODELS, locations=['mmvanilla.models'])
-HOOKS = Registry('hook', parent=root.HOOKS, locations=['mmvanilla.engine'])
-OPTIM_WRAPPER_CONSTRUCTORS = Registry(
-    'optimizer wrapper constructor',
-    parent=root.OPTIM_WRAPPER_CONSTRUCTORS,
-    locations=['mmvanilla.engine'],
-)
-METRICS = Registry('metric', parent=root.METRICS, locations=['mmvanilla.evaluation'])
+
+def _child(parent: Registry, location: str) -> Registry:
+    """Our child of a registry; a notebook that reloads this module already has it."""
+    known = parent.children.get('mmvanilla')
+    return known or Registry(parent.name, scope='mmvanilla', parent=parent, locations=[location])
+
+
+MODELS = _child(root.MODELS, 'mmvanilla.models')
+HOOKS = _child(root.HOOKS, 'mmvanilla.engine')
+OPTIM_WRAPPER_CONSTRUCTORS = _child(root.OPTIM_WRAPPER_CONSTRUCTORS, 'mmvanilla.engine')
+METRICS = _child(root.METRICS, 'mmvanilla.evaluation')
 
 
 def register(registry: Registry) -> Callable[[type], type]:
     """Decorates a class or function: registers it in ``registry`` and in its parent."""
 
     def decorator(cls: type) -> type:
-        for each in (registry.parent, registry):
-            lazy = getattr(each.module_dict.get(cls.__name__), 'is_lazy', False)
-            each.register_module(module=cls, force=lazy)
+        _add(registry, cls.__name__, cls)
         return cls
 
     return decorator
@@ -42,6 +43,14 @@ def register_lazily(registry: Registry, name: str, module: str) -> None:
     def build(*args: Any, **kwargs: Any) -> Any:
         return getattr(import_module(module), name)(*args, **kwargs)
 
-    build.is_lazy = True
+    _add(registry, name, build)
+
+
+def _add(registry: Registry, name: str, made: Callable) -> None:
+    """Registers in a registry and its parent; only what is ours is replaced there.
+
+    That is a class after its lazy stand-in, and anything in a notebook that reloads modules.
+    """
     for each in (registry.parent, registry):
-        each.register_module(name=name, module=build)
+        known = getattr(each.module_dict.get(name), '__module__', '')
+        each.register_module(name=name, module=made, force=known.split('.')[0] == 'mmvanilla')

@@ -68,7 +68,8 @@ def test_bare_package(tmp_path, monkeypatch):
 
     monkeypatch.setattr(model_index, 'find_root', lambda: tmp_path)
     before = set(module.ModelHub._models_dict)
-    model_index.register_models.__wrapped__(module)
+    monkeypatch.setattr(module, '_has_mmvanilla', False)
+    model_index.register_models(module)
     assert set(module.ModelHub._models_dict) == before
 
 
