@@ -2,6 +2,7 @@
 
 import torch
 from mmengine.dataset import DefaultSampler
+from mmengine.dist import get_world_size
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
@@ -66,10 +67,11 @@ def make_runner(
     model=None,
     train_cfg=None,
     checkpoint={},
+    kind=None,
     **kwargs,
 ):
     dataloader = dict(
-        batch_size=8,
+        batch_size=8 // get_world_size(),
         num_workers=0,
         dataset=Noise(),
         sampler=dict(type=DefaultSampler, shuffle=False),
@@ -79,7 +81,7 @@ def make_runner(
     if checkpoint is not None:
         checkpoint = {'type': 'mmvanilla.AtomicCheckpointHook', 'interval': 1, **checkpoint}
     torch.manual_seed(0)  # the same weights for every run
-    return Runner(
+    return (kind or Runner)(
         model=model or Classifier(),
         work_dir=str(work_dir),
         train_dataloader=dataloader,

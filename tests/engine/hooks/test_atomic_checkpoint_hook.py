@@ -17,15 +17,30 @@ def make_hook(tmp_path, **kwargs):
     return hook
 
 
-def test_old_checkpoint_outlives_the_writing(tmp_path):
-    (tmp_path / 'epoch_1.pth').write_text('old')
+def write_file(path):
+    path.write_text('weights')
+
+
+def write_folder(path):
+    """As DeepSpeed and other sharded strategies do."""
+    path.mkdir(parents=True)
+    for rank in (0, 1):
+        (path / f'rank_{rank}.pt').write_text('weights')
+
+
+@pytest.mark.parametrize('write', [write_file, write_folder])
+@pytest.mark.parametrize('name', ['epoch_{}.pth', 'own-{}'])
+def test_old_checkpoint_outlives_the_writing(write, name, tmp_path):
+    old, new = name.format(1), name.format(2)
+    write(tmp_path / old)
     hook = make_hook(tmp_path)
-    hook.by_epoch, hook.filename_tmpl = True, 'epoch_{}.pth'
+    hook.by_epoch, hook.filename_tmpl = True, name
     seen = []
 
     def save_checkpoint(out_dir, filename, *args, **kwargs):
         seen.append(sorted(os.listdir(out_dir)))
-        hook.file_backend.put(b'new', os.path.join(out_dir, filename))
+        if not (tmp_path / filename).exists():
+            write(tmp_path / filename)
 
     runner = SimpleNamespace(
         work_dir=str(tmp_path),
@@ -33,10 +48,10 @@ def test_old_checkpoint_outlives_the_writing(tmp_path):
         message_hub=SimpleNamespace(update_info=lambda *args: None),
     )
     hook._save_checkpoint_with_step(runner, 2, {})
-    assert seen == [['epoch_1.pth']]
-    assert sorted(os.listdir(tmp_path)) == ['epoch_2.pth', 'last_checkpoint']
+    assert seen == [[old]]
+    assert sorted(os.listdir(tmp_path)) == sorted([new, 'last_checkpoint'])
     hook._save_checkpoint_with_step(runner, 2, {})  # again, as when it is also the best
-    assert sorted(os.listdir(tmp_path)) == ['epoch_2.pth', 'last_checkpoint']
+    assert sorted(os.listdir(tmp_path)) == sorted([new, 'last_checkpoint'])
 
 
 def test_interrupted_writing_leaves_the_file_as_it_was(tmp_path, monkeypatch):

@@ -6,6 +6,8 @@ from helpers.programs import run_python
 from helpers.small_run import Classifier, Record, make_runner
 from mmengine.config import Config
 from mmengine.logging import MMLogger
+from mmengine.registry import VISBACKENDS
+from mmengine.visualization import BaseVisBackend
 
 from mmvanilla import UsageError, set_deep_training_lambda, switch_to_deploy
 from mmvanilla.checkpoint import load_checkpoint
@@ -97,6 +99,35 @@ def test_iteration_based_loop(tmp_path):
         make_runner(
             tmp_path / 'other', train_cfg=dict(by_epoch=False, max_iters=4, val_interval=4)
         ).train()
+
+
+@VISBACKENDS.register_module(force=True)
+class Collects(BaseVisBackend):
+    """What any backend gets, such as TensorBoard: plain numbers."""
+
+    found = []
+
+    def add_scalar(self, name, value, step=0, **kwargs):
+        self.found.append((name, type(value), value, step))
+
+    def add_scalars(self, scalars, step=0, **kwargs):
+        for name, value in scalars.items():
+            self.add_scalar(name, value, step)
+
+    def experiment(self):
+        return self
+
+    _init_env = add_config = add_graph = add_image = lambda self, *args, **kwargs: None
+
+
+def test_lambda_in_logs(tmp_path):
+    Collects.found.clear()
+    backends = [dict(type='Collects', save_dir=str(tmp_path))]
+    visualizer = dict(type='Visualizer', name='collects', vis_backends=backends)
+    make_runner(tmp_path, visualizer=visualizer).train()
+    found = [(kind, value, step) for name, kind, value, step in Collects.found if name == 'lambda']
+    values = [0.0, 0.0, 0.5, 0.5, 1.0, 1.0, 1.0, 1.0]
+    assert found == [(float, value, step) for step, value in enumerate(values, 1)]
 
 
 def test_decay_epochs_0_only_fuses(tmp_path, warnings):
