@@ -110,7 +110,7 @@ class Collects(BaseVisBackend):
     def add_scalar(self, name, value, step=0, **kwargs):
         self.found.append((name, type(value), value, step))
 
-    def add_scalars(self, scalars, step=0, **kwargs):
+    def add_scalars(self, scalars, step=0, file_path=None, **kwargs):
         for name, value in scalars.items():
             self.add_scalar(name, value, step)
 
