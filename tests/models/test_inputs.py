@@ -118,6 +118,7 @@ def test_other_norms(norm_cfg):
         (dict(type='BN', track_running_stats=False), 'folding needs running statistics'),
         (dict(type='GN', num_groups=2), "'GN', which cannot be folded"),
         (dict(type='IN'), "'IN', which cannot be folded"),
+        (dict(type='LN'), "'LN', which cannot be folded"),
     ],
 )
 def test_norms_that_do_not_fold(build, norm_cfg, message):

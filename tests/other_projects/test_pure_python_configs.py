@@ -1,5 +1,6 @@
 """A detector's config in pure Python: its types are classes, and it has no default scope."""
 
+import re
 import runpy
 from types import SimpleNamespace
 
@@ -78,6 +79,14 @@ def test_checks(options, monkeypatch):
     assert 'model.neck.in_channels is [1, 2, 3], but the backbone returns [16, 32, 64]' in given
     given = fail('train', CONFIG, monkeypatch=monkeypatch)
     assert 'COCO 2017 (images and annotations) is at' in given
+
+
+def test_it_is_the_config_of_the_page():
+    page = (ROOT / 'docs/works_with.md').read_text()
+    (code,) = [c for c in re.findall(r'```python\n(.*?)```', page, re.S) if 'read_base' in c]
+    code = code.replace('mmdet.configs.retinanet.retinanet_r50_fpn_1x_coco', '.retinanet_r50_fpn')
+    text = re.sub(r'  # noqa: F\d+', '', (ROOT / CONFIG).read_text())
+    assert code.strip() == text.partition('"""\n\n')[2].partition('\n\n# Not')[0]
 
 
 class OwnHook(CheckpointHook):

@@ -8,6 +8,7 @@ from itertools import dropwhile
 from pathlib import Path
 
 import pytest
+import torch
 from helpers.programs import ROOT, run_python
 from mmdet.registry import MODELS
 from mmengine.config import Config
@@ -121,6 +122,20 @@ def test_techniques_snippet():
     assert techniques_of(found['model']) == (8, 8)
 
 
+def test_mmsegmentation_snippet(tmp_path):
+    pytest.importorskip('mmseg')
+    config = tmp_path / 'config.py'
+    config.write_text(snippet('docs/works_with.md', "_base_ = 'mmseg::"))
+    cfg = Config.fromfile(config)
+    cfg.model.backbone.widen_factor = 1 / 64
+    cfg.model.decode_head.in_channels = [8, 16, 32, 64]
+    cfg.model.auxiliary_head.in_channels = 32
+    cfg.model.decode_head.norm_cfg = cfg.model.auxiliary_head.norm_cfg = dict(type='BN')
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        model = MODELS.build(cfg.model).eval()
+    assert model(torch.rand(1, 3, 64, 64)).shape == (1, 150, 16, 16)
+
+
 def test_links():
     """Links between pages lead to files and headings that exist."""
     for path in PAGES:
@@ -149,7 +164,10 @@ def test_links():
         'is truncated or not a checkpoint',
         'is refused: it holds ',
         'the network has fused weights, which are only for inference',
-        'No fused checkpoint was written',
+        'No fused checkpoint was written: λ is ',
+        'has values that are not finite, so the run diverged',
+        'names the weights of another backbone',
+        'an optimized network cannot load weights',
         'SyncBN works only on GPUs',
         'merging does not work ',
     ],
