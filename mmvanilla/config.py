@@ -65,7 +65,7 @@ def scope_of(cfg: Config) -> str:
 def deploy_config(cfg: Config) -> Config:
     """A copy of a config that builds this package's modules in deploy form, for fused weights.
 
-    Its types are text, so that mmengine can write and read it.
+    Its types are text, as ``name_types`` makes them.
     """
     cfg = copy.deepcopy(cfg)
     scope = scope_of(cfg)
@@ -76,17 +76,21 @@ def deploy_config(cfg: Config) -> Config:
         with suppress(TypeError):  # a user's subclass may not take it
             if takes_it and inspect.signature(made_by).bind_partial(deploy=True):
                 part['deploy'] = True
-    for part in nested_dicts(list(cfg.values())):
-        if callable(part.get('type')):
-            part['type'] = _path_of(part['type'])
+    name_types(cfg)
     return cfg
 
 
-def _path_of(kind: Callable) -> str:
-    """The shortest path by which a class can be imported; mmengine writes longer ones.
+def name_types(cfg: Config) -> None:
+    """Replaces the types of a config in pure Python, in place, by the shortest paths to them.
 
-    It cannot read all of those: ``mmdet.models.losses.smooth_l1_loss`` is a module and a function.
+    mmengine writes longer ones, of which it cannot read all: in mmdet, ``losses.smooth_l1_loss`` is
+    a module and a function. Classes that cannot be imported by a path stay.
     """
-    *above, module = accumulate(kind.__module__.split('.'), '{}.{}'.format)
-    short = (m for m in above if getattr(sys.modules.get(m), kind.__name__, None) is kind)
-    return f'{next(short, module)}.{kind.__name__}'
+    for part in nested_dicts(list(cfg.values())):
+        kind = part.get('type')
+        if callable(kind):
+            name = getattr(kind, '__name__', '')
+            modules = accumulate(getattr(kind, '__module__', '').split('.'), '{}.{}'.format)
+            found = (m for m in modules if getattr(sys.modules.get(m), name, None) is kind)
+            module = next(found, None)
+            part['type'] = kind if module is None else f'{module}.{name}'

@@ -12,6 +12,7 @@ import torch
 from mmengine.config import Config, DictAction
 from mmengine.logging import MMLogger
 
+from ..config import name_types
 from ..errors import UsageError
 from ..model_index import find_root
 
@@ -101,6 +102,7 @@ def read_config(path: Union[str, Path], options: Optional[dict] = None) -> Confi
             mend = f' (pip install -e ".[{extra}]" in the folder of mmvanilla)' if extra else ''
             raise UsageError(f'config {path} cannot be read: {error}{mend}.') from None
         raise
+    name_types(cfg)  # so that mmengine can read what is written of it to checkpoints and logs
     cfg.merge_from_dict(options or {})
     return cfg
 

@@ -36,13 +36,17 @@ def trained_layers(runner: Runner) -> Layers:
     groups = [g for w in optim_wrappers(runner) for g in w.optimizer.param_groups]
     held = {id(param) for group in groups for param in group['params']}
     runner.model.train()  # as the loop does before each epoch: frozen modules stay in eval mode
-    return {
+    layers = {
         prefix: layer
         for prefix, layer in named_foldables(unwrap(runner.model))
-        if layer.training
-        and layer.is_trained
-        and any(id(param) in held for param in [*layer.parameters(), *dict(layer.replaced())])
+        if layer.training and (layer.is_trained or not any(True for _ in layer.parameters()))
     }
+    found = {
+        prefix: layer
+        for prefix, layer in layers.items()
+        if any(id(param) in held for param in [*layer.parameters(), *dict(layer.replaced())])
+    }
+    return found or layers  # sharded training holds parameters of its own instead
 
 
 def averages_in_model(runner: Runner) -> Set[str]:

@@ -18,7 +18,12 @@ from .efficiency.on_cpu import channels_last_on_cpu, in_training_on_cpu, lean_bl
 from .efficiency.recompute import recompute_in_backward
 from .folding.foldable import as_graph, named_foldables
 from .loading.names import rename_on_loading
-from .loading.weights import load_pretrained, pretrained_cfgs, take_classifier_weights
+from .loading.weights import (
+    load_pretrained,
+    pretrained_cfgs,
+    take_classifier_weights,
+    with_pretrained,
+)
 from .series_activation import SeriesActivation
 from .shortcut import SHORTCUTS, Shortcut, ShortcutBlock
 
@@ -117,7 +122,7 @@ class VanillaNet(BaseModule):
         shortcut: Optional[str] = None,
         pretrained: Optional[str] = None,
     ) -> None:
-        super().__init__(_with_pretrained(init_cfg, pretrained))
+        super().__init__(with_pretrained(init_cfg, pretrained))
         if shortcut not in (None, *SHORTCUTS):
             raise UsageError(
                 f'shortcut={shortcut!r} is unknown: choose one of {", ".join(SHORTCUTS)}, or None.'
@@ -314,22 +319,6 @@ class VanillaNet(BaseModule):
             return num_layers - 1, num_layers
         parts = param_name[len(prefix) :].split('.')
         return (int(parts[1]) + 1 if parts[0] == 'blocks' else 0), num_layers
-
-
-def _with_pretrained(
-    init_cfg: Union[dict, List[dict], None], pretrained: Optional[str]
-) -> Union[dict, List[dict], None]:
-    """``init_cfg`` with ``pretrained``, which may be the rest of another backbone's config."""
-    if pretrained is None:
-        return init_cfg
-    if pretrained.startswith(('open-mmlab://', 'torchvision://')):
-        raise UsageError(
-            f'pretrained={pretrained!r} names the weights of another backbone: set pretrained=None '
-            "in the model, as mmseg's base configs set it there."
-        )
-    if init_cfg is not None:
-        raise UsageError('both pretrained and init_cfg name weights: set pretrained=None.')
-    return dict(type='Pretrained', checkpoint=pretrained)
 
 
 def _pool(by_stride: type, to_size: type, stride: int, size: int) -> nn.Module:

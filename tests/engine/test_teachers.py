@@ -1,14 +1,19 @@
 """Networks beside the one that trains: frozen teachers, averages of it, second backbones."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from helpers.networks import randomize
 from helpers.small_run import Classifier, Record, make_runner
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel, ExponentialMovingAverage
+from mmengine.optim import OptimWrapper
 
 from mmvanilla import UsageError, VanillaNet, merge_deep_convs, switch_to_deploy
 from mmvanilla.checkpoint import load_checkpoint
+from mmvanilla.engine.annealed_layers import trained_layers
+from mmvanilla.models.folding.foldable import named_foldables
 from mmvanilla.models.folding.network import deep_convs, unwrap
 
 X = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -181,6 +186,30 @@ AVERAGES = dict(
     own=(mean_teacher, [OwnMeanTeacher()]),
     encoder=(MomentumEncoder, []),
 )
+
+
+def test_an_average_by_iteration(tmp_path):
+    record = StudentAndTeacher()
+    hook = dict(by_epoch=False, decay_iters=4, decay_epochs=100)
+    hooks = [record, OwnMeanTeacher()]
+    make_runner(tmp_path, model=mean_teacher(), hooks=hooks, hook=hook).train()
+    assert record.student == record.teacher == [{0.25}, {0.75}, {1.0}, {1.0}]
+
+
+def test_optimizers_with_parameters_of_their_own():
+    """Sharded training gives its optimizer flat copies: then requires_grad and modes decide."""
+    model = Distiller()
+    model.teacher.requires_grad_(False)
+    flat = torch.nn.Parameter(torch.cat([p.flatten() for p in model.student.parameters()]))
+    optimizer = torch.optim.SGD([flat], lr=0.1)
+    runner = SimpleNamespace(model=model, optim_wrapper=OptimWrapper(optimizer), hooks=[])
+    found = trained_layers(runner)
+    expected = [prefix for prefix, _ in named_foldables(model) if prefix.startswith('student.')]
+    assert list(found) == expected
+    for layer in found.values():  # FSDP takes them out of the layers
+        for module in layer.modules():
+            module._parameters.clear()
+    assert list(trained_layers(runner)) == expected
 
 
 @pytest.mark.parametrize('merge', [False, True])

@@ -9,6 +9,7 @@ from helpers.config_options import loader_options
 from helpers.narrow_detector import CLASSES
 from helpers.programs import ROOT, fail, parse
 from mmcv.transforms import LoadImageFromFile
+from mmdet.apis import DetInferencer
 from mmdet.models import RetinaNet
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
@@ -67,6 +68,11 @@ def test_every_tool(options, digits, run_tool, capfd, tmp_path):
             *('--out-dir', tmp_path / 'out'),
         )
         assert (tmp_path / 'out/vis' / photo.name).exists()
+    # mmengine wrote this config, and MMDetection reads the one in the checkpoint.
+    run_tool(
+        'tools/test.py', run / 'retinanet_vanillanet.py', run / 'epoch_3.pth', '--work-dir', run
+    )
+    DetInferencer(weights=str(run / 'epoch_3.pth'), device='cpu')
     more = [*options, 'train_cfg.max_epochs=4']
     run_tool('tools/train.py', CONFIG, '--work-dir', run, '--resume', *more)
     assert load_checkpoint(run / 'epoch_4.pth')['meta']['epoch'] == 4

@@ -145,7 +145,7 @@ class DeepTrainingHook(Hook):
             self._set_lambda(runner)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        if not self.by_epoch or self._find_averages(runner):
+        if self._find_averages(runner) or not self.by_epoch:
             self._set_lambda(runner)
         self._merge_if_due(runner)
         runner.message_hub.update_scalar('train/lambda', self._lambda(runner))

@@ -1,7 +1,7 @@
 """Loads files into networks. The layers themselves adapt to the form of their weights."""
 
 import re
-from typing import Any, Dict, Iterator, Optional
+from typing import Any, Dict, Iterator, List, Optional, Union
 
 from mmengine.logging import print_log
 from mmengine.model.weight_init import PretrainedInit
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ...checkpoint import load_checkpoint
 from ...config import class_of
+from ...errors import UsageError
 from ..folding.arithmetic import part, take
 from ..folding.foldable import complain, match
 from .names import own_names
@@ -78,6 +79,26 @@ def pretrained_cfgs(init_cfg: Any) -> Iterator[dict]:
     for cfg in [init_cfg] if isinstance(init_cfg, dict) else init_cfg or []:
         if 'checkpoint' in cfg and class_of(cfg, registry=WEIGHT_INITIALIZERS) is PretrainedInit:
             yield cfg
+
+
+def with_pretrained(
+    init_cfg: Union[dict, List[dict], None], pretrained: Optional[str]
+) -> Union[dict, List[dict], None]:
+    """An ``init_cfg`` from both ways in which a config names pre-trained weights.
+
+    Raises:
+        UsageError: if both do, or if ``pretrained`` is what another backbone's config left.
+    """
+    if pretrained is None:
+        return init_cfg
+    if pretrained.startswith(('open-mmlab://', 'torchvision://')):
+        raise UsageError(
+            f'pretrained={pretrained!r} names the weights of another backbone: set pretrained=None '
+            "in the model, as mmseg's base configs set it there."
+        )
+    if init_cfg is not None:
+        raise UsageError('both pretrained and init_cfg name weights: set pretrained=None.')
+    return dict(type='Pretrained', checkpoint=pretrained)
 
 
 def load_pretrained(
