@@ -5,8 +5,9 @@ import inspect
 import sys
 from contextlib import suppress
 from itertools import accumulate
-from typing import Any, Callable, Iterator, Optional
+from typing import Any, Callable, Dict, Iterator, Optional
 
+from mmengine import registry as root
 from mmengine.config import Config
 from mmengine.registry import Registry
 
@@ -81,16 +82,33 @@ def deploy_config(cfg: Config) -> Config:
 
 
 def name_types(cfg: Config) -> None:
-    """Replaces the types of a config in pure Python, in place, by the shortest paths to them.
+    """Replaces the types of a config in pure Python, in place, by the names of a usual config.
 
-    mmengine writes longer ones, of which it cannot read all: in mmdet, ``losses.smooth_l1_loss`` is
-    a module and a function. Classes that cannot be imported by a path stay.
+    mmengine writes paths instead, of which it cannot read all (in mmdet, ``losses.smooth_l1_loss``
+    is a module and a function), and inferencers look for names. Classes without a name get the
+    shortest path that leads to them; those that cannot be imported stay.
     """
-    for part in nested_dicts(list(cfg.values())):
-        kind = part.get('type')
-        if callable(kind):
-            name = getattr(kind, '__name__', '')
-            modules = accumulate(getattr(kind, '__module__', '').split('.'), '{}.{}'.format)
-            found = (m for m in modules if getattr(sys.modules.get(m), name, None) is kind)
-            module = next(found, None)
-            part['type'] = kind if module is None else f'{module}.{name}'
+    parts = [part for part in nested_dicts(list(cfg.values())) if callable(part.get('type'))]
+    names = _registered_names(scope_of(cfg)) if parts else {}
+    for part in parts:
+        kind = part['type']
+        name = getattr(kind, '__name__', '')
+        modules = accumulate(getattr(kind, '__module__', '').split('.'), '{}.{}'.format)
+        paths = (f'{m}.{name}' for m in modules if getattr(sys.modules.get(m), name, None) is kind)
+        part['type'] = names.get(kind) or next(paths, kind)
+
+
+def _registered_names(scope: str) -> Dict[Callable, str]:
+    """The names of everything that is registered, as a config with any default scope needs them."""
+    names: Dict[Callable, str] = {}
+    for registry in vars(root).values():
+        if isinstance(registry, Registry):
+            own = registry.children.get(scope)
+            for name, made in registry.module_dict.items():
+                is_basic = made.__module__.split('.')[0] in ('mmengine', 'mmcv', 'torch')
+                if is_basic and (own is None or own.module_dict.get(name, made) is made):
+                    names.setdefault(made, name)
+            for child in registry.children.values():
+                for name, made in child.module_dict.items():
+                    names.setdefault(made, f'{child.scope}.{name}')
+    return names

@@ -121,10 +121,12 @@ def _foreign_names(model: Any, scope: Any, pipeline: Any) -> Iterator[Any]:
                 yield word
     for step in pipeline:
         name = step.get('type') if isinstance(step, dict) else None
-        if name not in TRANSFORMS and not callable(name):
+        package, dot, short = name.rpartition('.') if isinstance(name, str) else ('', '', name)
+        allowed = short in TRANSFORMS and (package in SCOPES or not dot)
+        if not allowed and not callable(name):
             yield step.get('type') if isinstance(step, dict) else step
         for word in _leaves(step):
-            if isinstance(word, str) and not _WORD.fullmatch(word):
+            if isinstance(word, str) and word != name and not _WORD.fullmatch(word):
                 yield word
 
 

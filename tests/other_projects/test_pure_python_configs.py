@@ -21,7 +21,7 @@ from mmvanilla.checkpoint import load_checkpoint
 from mmvanilla.cli.checks import check_channels
 from mmvanilla.cli.config_in_checkpoint import config_in_checkpoint
 from mmvanilla.cli.running import _join_on_cpu
-from mmvanilla.config import deploy_config, is_a, scope_of
+from mmvanilla.config import deploy_config, is_a, name_types, nested_dicts, scope_of
 from mmvanilla.models.loading.weights import pretrained_cfgs
 
 CONFIG = 'tests/configs/pure_python/retinanet_vanillanet.py'
@@ -43,7 +43,7 @@ def test_every_tool(options, digits, run_tool, capfd, tmp_path):
     run_tool('tools/train.py', CONFIG, '--work-dir', run, *options)
     assert not list(run.glob('*tmp*'))
     saved = load_checkpoint(run / 'epoch_3_deploy.pth')
-    assert 'mmdet.models.L1Loss' in saved['meta']['cfg']  # mmengine could not read LOSS
+    assert "type='mmdet.L1Loss'" in saved['meta']['cfg']  # mmengine could not read LOSS
     for checkpoint, more in (('epoch_3', ['--deploy']), ('epoch_3_deploy', [])):
         run_tool('tools/test.py', CONFIG, run / f'{checkpoint}.pth', *more, *options)
     run_tool('tools/deploy.py', CONFIG, run / 'epoch_3.pth', run / 'deploy', '--onnx', *options)
@@ -120,6 +120,23 @@ def test_checkpoints_are_written_completely(given, used):
     merge = runpy.run_path(str(ROOT / 'tools/train.py'))['merge_train_options']
     merge(cfg, SimpleNamespace(amp=False, auto_scale_lr=False, resume=None))
     assert cfg.default_hooks.checkpoint.type == used
+
+
+class OwnLoss(nn.Module):
+    pass
+
+
+def test_types_become_names():
+    """As in a usual config; what a registry does not know becomes a path, or stays."""
+    cfg = Config.fromfile(ROOT / CONFIG)
+    cfg.model.bbox_head.loss_cls.type = OwnLoss
+    cfg.model.bbox_head.loss_bbox.type = local = type('Local', (nn.Module,), {})
+    name_types(cfg)
+    names = {part['type'] for part in nested_dicts(list(cfg.values())) if 'type' in part}
+    assert {'mmdet.RetinaNet', 'mmvanilla.VanillaNet', 'CheckpointHook', 'SGD'} < names
+    assert {'LoadImageFromFile', 'mmdet.Resize', 'mmdet.AnchorGenerator', local} < names
+    assert f'{__name__}.OwnLoss' in names
+    assert scope_of(cfg) == 'mmdet'
 
 
 @pytest.mark.parametrize(
