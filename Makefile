@@ -73,7 +73,7 @@ test: env
 	$(call run_tests,.venv)
 
 test-slow: env
-	@$(PY) -m pytest -m slow
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile -m slow
 
 test-zoo: env
 	@$(PY) -m pytest tests/configs/test_detector_zoo.py
