@@ -5,6 +5,7 @@ from typing import Any, Optional, Union
 
 import torch
 from mmengine.config import Config
+from mmengine.utils import apply_to
 from torch import nn
 
 from ..checkpoint import replace_when_whole
@@ -46,6 +47,7 @@ def save_fused(
     meta = dict(cfg=cfg.pretty_text, form='deploy', **progress, mmvanilla_version=__version__)
     if dataset_meta is not None:  # inferencers fail on None
         meta['dataset_meta'] = dataset_meta
-    weights = {name: value.cpu() for name, value in network.state_dict().items()}
+    # Other layers may keep more than tensors.
+    weights = apply_to(dict(network.state_dict()), torch.is_tensor, torch.Tensor.cpu)
     with replace_when_whole(path) as temporary:
         torch.save(dict(meta=meta, state_dict=weights), temporary)

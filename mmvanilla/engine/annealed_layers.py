@@ -1,7 +1,10 @@
 """Which layers of a run's model the deep training schedule is for."""
 
+from contextlib import contextmanager
+from difflib import SequenceMatcher
+from functools import partial
 from itertools import takewhile
-from typing import Dict, List, Set
+from typing import Dict, Iterable, Iterator, List, Set, Tuple
 
 from mmengine.hooks import EMAHook
 from mmengine.model import BaseAveragedModel
@@ -16,8 +19,8 @@ Layers = Dict[str, Foldable]  # by the prefixes of their keys in the model's sta
 
 
 def ema_hooks(runner: Runner) -> List[EMAHook]:
-    """The hooks that keep an averaged copy of the runner's model."""
-    return [hook for hook in runner.hooks if hasattr(hook, 'ema_model')]
+    """The hooks that keep an averaged copy of the runner's model, or of a part of it."""
+    return [h for h in runner.hooks if isinstance(getattr(h, 'ema_model', None), BaseAveragedModel)]
 
 
 def optim_wrappers(runner: Runner) -> List[OptimWrapper]:
@@ -35,18 +38,23 @@ def trained_layers(runner: Runner) -> Layers:
     """
     groups = [g for w in optim_wrappers(runner) for g in w.optimizer.param_groups]
     held = {id(param) for group in groups for param in group['params']}
-    runner.model.train()  # as the loop does before each epoch: frozen modules stay in eval mode
-    layers = {
-        prefix: layer
-        for prefix, layer in named_foldables(unwrap(runner.model))
-        if layer.training and (layer.is_trained or not any(True for _ in layer.parameters()))
-    }
+    with _in_training(runner.model):
+        layers = {
+            prefix: layer
+            for prefix, layer in named_foldables(unwrap(runner.model))
+            if layer.training and (layer.is_trained or not any(True for _ in layer.parameters()))
+        }
+
+    def is_held(params: Iterable[nn.Parameter]) -> bool:
+        return any(id(param) in held for param in params)
+
     found = {
         prefix: layer
         for prefix, layer in layers.items()
-        if any(id(param) in held for param in [*layer.parameters(), *dict(layer.replaced())])
+        if is_held([*layer.parameters(), *dict(layer.replaced())])
     }
-    return found or layers  # sharded training holds parameters of its own instead
+    # Sharded training holds parameters of its own instead.
+    return found if found or is_held(runner.model.parameters()) else layers
 
 
 def averages_in_model(runner: Runner) -> Set[str]:
@@ -76,31 +84,52 @@ def annealed_layers(runner: Runner, averages: Set[str]) -> Layers:
     sources = [prefix for prefix in layers if prefix not in averages]
 
     def is_annealed(prefix: str) -> bool:
-        alike = {source: _common_end(source, prefix) for source in sources}
-        best = [source for source in sources if alike[source] == max(alike.values())]
-        return any(source in trained for source in ([prefix] if prefix in sources else best))
+        if prefix in sources:
+            return prefix in trained
+        return bool(sources) and max(sources, key=partial(_likeness, prefix)) in trained
 
     return {prefix: layer for prefix, layer in layers.items() if is_annealed(prefix)}
 
 
-def copies_of_model(runner: Runner) -> List[nn.Module]:
-    """The run's model and the averaged copies of all of it, without wrappers."""
-    return [unwrap(model) for model in (runner.model, *(h.ema_model for h in ema_hooks(runner)))]
+def foldables_of_run(runner: Runner) -> Iterator[Tuple[str, Foldable]]:
+    """The layers that fold, of the run's model and then of its averaged copies.
+
+    A layer of a copy has the prefix of the layer that it averages.
+    """
+    network = unwrap(runner.model)
+    yield from named_foldables(network)
+    names = {module: name and f'{name}.' for name, module in network.named_modules()}
+    for hook in ema_hooks(runner):
+        prefix = names.get(unwrap(getattr(hook, 'src_model', network)), '')
+        for name, layer in named_foldables(unwrap(hook.ema_model)):
+            yield prefix + name, layer
 
 
 def averaged_models(runner: Runner) -> List[BaseAveragedModel]:
     """Everything in a run that averages the parameters of the model or of parts of it."""
-    averages = [hook.ema_model for hook in ema_hooks(runner)]
-    for network in copies_of_model(runner):
-        averages += [each for each in network.modules() if isinstance(each, BaseAveragedModel)]
-    return averages
+    networks = [runner.model, *(hook.ema_model for hook in ema_hooks(runner))]
+    modules = (module for network in networks for module in network.modules())
+    return [module for module in modules if isinstance(module, BaseAveragedModel)]
 
 
 def _deep_convs(network: nn.Module) -> Layers:
     return {p: layer for p, layer in named_foldables(network) if 'deep' in layer.forms}
 
 
-def _common_end(one: str, other: str) -> int:
-    """How many parts at the end of two names are the same."""
+@contextmanager
+def _in_training(model: nn.Module) -> Iterator[None]:
+    """Puts a model into the mode that the loop will: frozen modules stay in eval mode."""
+    modes = {module: module.training for module in model.modules()}
+    model.train()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _likeness(one: str, other: str) -> Tuple[int, float]:
+    """How many parts at the end of two names are the same, and how alike they are in all."""
     pairs = zip(one.split('.')[::-1], other.split('.')[::-1])
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+    return same, SequenceMatcher(None, one, other).ratio()

@@ -1,24 +1,19 @@
 """Writing the fused network at the end of a run, without ever harming the run."""
 
+import re
 import shlex
 from pathlib import Path
-from typing import Tuple
+from typing import Iterator, Tuple
 
-import torch
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook
-from mmengine.runner import Runner
-from torch import nn
+from mmengine.runner import IterBasedTrainLoop, Runner
+from torch import Tensor, nn
 
 from ..config import deploy_config
 from ..deployment.fused_checkpoint import save_fused
-from ..models.folding.network import (
-    check_fused,
-    copy_network,
-    deep_convs,
-    switch_to_deploy,
-    unwrap,
-)
+from ..models.folding.foldable import named_foldables
+from ..models.folding.network import check_fused, copy_network, switch_to_deploy, unwrap
 from .annealed_layers import ema_hooks
 
 
@@ -27,35 +22,28 @@ def write_fused_file(runner: Runner) -> None:
 
     Whatever prevents it becomes one sentence in the log, with the command that does it later.
     """
-    folder, name = _place(runner)
-    model = _evaluated_model(runner)
-    reached = min((conv.lambda_ for conv in deep_convs(model)), default=1)
-    if reached < 1:
-        runner.logger.warning(f'No fused checkpoint was written: λ is {reached:.3g}, not 1.')
-        return
-    command = 'python tools/deploy.py {} {} {}'.format(
-        *(
-            shlex.quote(str(each))
-            for each in (
-                runner.cfg.filename or 'CONFIG',
-                runner.message_hub.get_info('last_ckpt') or 'CHECKPOINT',
-                folder / 'deploy',
-            )
-        )
-    )
-    bad = next((n for n, t in model.state_dict().items() if not torch.isfinite(t).all()), None)
-    if bad is not None:
-        runner.logger.error(
-            f'No fused checkpoint was written: {bad} has values that are not finite, so the run '
-            f'diverged. An earlier checkpoint can be fused: {command}'
-        )
-        return
     try:
+        path = _place(runner)
+        model = _evaluated_model(runner)
+        for prefix, layer in named_foldables(model):
+            if layer.lambda_ < 1:
+                runner.logger.warning(
+                    f'No fused checkpoint was written: λ is {layer.lambda_:.3g}, not 1, in '
+                    f'{prefix.rstrip(".")}.'
+                )
+                return
+        bad = next((name for name, value in _numbers(model) if not value.isfinite().all()), None)
+        if bad is not None:
+            runner.logger.error(
+                f'No fused checkpoint was written: {bad} has values that are not finite, so the '
+                f'run diverged. An earlier checkpoint can be fused: {_command(runner)}'
+            )
+            return
         model = copy_network(model, device='cpu')  # a GPU may be full
         fused = switch_to_deploy(model)
         check_fused(model, fused)
         save_fused(
-            folder / name,
+            path,
             fused,
             deploy_config(runner.cfg),
             getattr(runner.train_dataloader.dataset, 'metainfo', None),
@@ -63,26 +51,49 @@ def write_fused_file(runner: Runner) -> None:
             iter=runner.iter,
         )
     except Exception as error:  # the hooks after this one must run
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         runner.logger.error(
-            f'No fused checkpoint was written ({reason}). To write one later: {command}'
+            f'No fused checkpoint was written ({reason}). To write one later: {_command(runner)}'
         )
         return
-    runner.logger.info(f'The fused network is in {folder / name}.')
+    runner.logger.info(f'The fused network is in {path}.')
+
+
+def _numbers(model: nn.Module) -> Iterator[Tuple[str, Tensor]]:
+    """The parameters of a model, and the statistics of layers that fold."""
+    yield from model.named_parameters()
+    for prefix, layer in named_foldables(model):
+        for name, value in layer.named_buffers():
+            yield prefix + name, value
+
+
+def _command(runner: Runner) -> str:
+    """The command that fuses a checkpoint of a run."""
+    config = runner.cfg.filename or 'CONFIG'
+    checkpoint = runner.message_hub.runtime_info.get('last_ckpt') or 'CHECKPOINT'
+    words = ['python', 'tools/deploy.py', config, checkpoint, Path(runner.work_dir) / 'deploy']
+    return ' '.join(shlex.quote(str(word)) for word in words)
 
 
 def _evaluated_model(runner: Runner) -> nn.Module:
-    # mmpretrain's EMA hook may be set to evaluate the model itself.
-    hooks = [hook for hook in ema_hooks(runner) if getattr(hook, 'evaluate_on_ema', True)]
-    return unwrap(hooks[0].ema_model if hooks else runner.model)
+    """The network whose weights were evaluated: the averaged one under EMA."""
+    network = unwrap(runner.model)
+    for hook in ema_hooks(runner):
+        averages_all = getattr(hook, 'src_model', network) is network
+        # mmpretrain's EMA hook may be set to evaluate the model itself.
+        if averages_all and getattr(hook, 'evaluate_on_ema', True):
+            return unwrap(hook.ema_model)
+    return network
 
 
-def _place(runner: Runner) -> Tuple[Path, str]:
-    """The folder of a run's checkpoints, if it is local, and the name of its fused file now."""
+def _place(runner: Runner) -> Path:
+    """The fused file: in the folder of a run's checkpoints, if it is local, and named like them."""
     hook = next((hook for hook in runner.hooks if isinstance(hook, CheckpointHook)), None)
+    by_epoch = not isinstance(runner.train_loop, IterBasedTrainLoop)
     if hook is None:
-        return Path(runner.work_dir), f'epoch_{runner.epoch}_deploy.pth'
-    step = runner.epoch if hook.by_epoch else runner.iter
-    is_local = isinstance(hook.file_backend, LocalBackend)
-    folder = Path(hook.out_dir if is_local else runner.work_dir)
-    return folder, f'{Path(hook.filename_tmpl.format(step)).stem}_deploy.pth'
+        folder, template = runner.work_dir, 'epoch_{}' if by_epoch else 'iter_{}'
+    else:
+        by_epoch, template = hook.by_epoch, hook.filename_tmpl
+        folder = hook.out_dir if isinstance(hook.file_backend, LocalBackend) else runner.work_dir
+    name = template.format(runner.epoch if by_epoch else runner.iter)
+    return Path(folder) / f'{re.sub("[.][a-z]+$", "", name)}_deploy.pth'

@@ -2,10 +2,12 @@
 
 import gc
 import inspect
+import logging
 from typing import Collection, Dict, Iterable, Optional
 
 import torch
 from mmengine.dist import broadcast
+from mmengine.logging import print_log
 from mmengine.model import MMSeparateDistributedDataParallel, is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
@@ -14,9 +16,14 @@ from torch.optim import SGD, Optimizer
 
 from ..errors import UsageError
 from ..models.deep_conv import DeepConv
-from ..models.folding.foldable import Foldable, named_foldables
+from ..models.folding.foldable import Foldable
 from ..models.folding.network import unwrap
-from .annealed_layers import averaged_models, copies_of_model, optim_wrappers, trained_layers
+from .annealed_layers import (
+    averaged_models,
+    foldables_of_run,
+    optim_wrappers,
+    trained_layers,
+)
 
 
 def check_run(runner: Runner) -> None:
@@ -34,6 +41,15 @@ def check_run(runner: Runner) -> None:
             f'merging does not work in {type(model).__name__}: use MMDistributedDataParallel, or '
             'train in deep form (without merge=True, from weights that are not merged).'
         )
+    owners = {}
+    for prefix, layer in trained_layers(runner).items():
+        for param in layer.parameters():
+            other = owners.setdefault(param, layer)
+            if other is not layer:
+                raise UsageError(
+                    f'merging would separate the parameters that {prefix.rstrip(".")} shares with '
+                    'another layer: train in deep form (without merge=True).'
+                )
     for wrapper in optim_wrappers(runner):
         optimizer = wrapper.optimizer
         if hasattr(optimizer, 'consolidate_state_dict'):
@@ -78,11 +94,7 @@ def fold_in_run(runner: Runner, forms: Dict[str, str]) -> None:
     """
     if any(prefix in forms for prefix in trained_layers(runner)):
         check_run(runner)
-    folded = [
-        [(layer, forms[prefix]) for prefix, layer in named_foldables(model) if prefix in forms]
-        for model in copies_of_model(runner)
-    ]
-    layers = [item for items in folded for item in items]
+    layers = [(layer, forms[p]) for p, layer in foldables_of_run(runner) if p in forms]
     for layer, _ in layers:
         layer.check_foldable()
     # Every process has the statistics of its own images; checkpoints have those of the first.
@@ -92,7 +104,7 @@ def fold_in_run(runner: Runner, forms: Dict[str, str]) -> None:
     for layer, form in layers:
         layer.fold(form)
     for wrapper in optim_wrappers(runner):
-        _replace([layer for layer, _ in folded[0]], wrapper.optimizer)
+        _replace([layer for layer, _ in layers], wrapper.optimizer)
     for layer, _ in layers:
         layer.let_go()
     for each in averaged_models(runner):  # each keeps a table of its network's parameters
@@ -126,18 +138,31 @@ def _wrap_anew(runner: Runner) -> None:
 def _replace(layers: Iterable[Foldable], optimizer: Optimizer) -> None:
     """Replaces parameters that an optimizer holds with those of the folded layers."""
     # By id: == compares tensors element by element.
-    successors = {id(old): new for layer in layers for old, new in layer.replaced()}
+    held = {id(param) for group in optimizer.param_groups for param in group['params']}
+    successors = {}
+    for layer in layers:
+        for old, new in layer.replaced():
+            if id(old) in held:  # the first that is held has the successor, such as a frozen pair's
+                taken = any(new is each for each in successors.values())
+                successors[id(old)] = None if taken else new
     for group in optimizer.param_groups:
-        fresh = {}
-        for param in group['params']:
-            if id(param) in successors:
-                fresh[successors[id(param)]] = optimizer.state.pop(param, {})
+        names = group.get('param_names', [''] * len(group['params']))
+        kept, fresh = [], {}
+        for param, name in zip(group['params'], names):
+            new = successors.get(id(param), param)
+            if new is not param:
+                state = optimizer.state.pop(param, {})
+                if new is not None:
+                    fresh[new] = state
+                    name = name.replace('.conv1.', '.conv.').replace('.conv2.', '.conv.')
+            if new is not None:
+                kept.append((new, name))
         # A group that ends up empty stays: schedulers know groups by their index.
-        params = [successors.get(id(param), param) for param in group['params']]
-        group['params'] = [param for param in params if param is not None]
+        group['params'] = [param for param, _ in kept]
+        if 'param_names' in group:
+            group['param_names'] = [name for _, name in kept]
         if not any(param in optimizer.state for param in group['params']):
             group.pop('step', None)  # mmpretrain's Lamb counts steps per group
-        fresh.pop(None, None)
         optimizer.state.update(_first_state(optimizer, group, fresh))
 
 
@@ -163,11 +188,13 @@ def _first_state(
 
 def _make_like(optimizer: Optimizer, group: dict, params: list) -> Optional[Optimizer]:
     """A new optimizer of the same kind, with a group like ``group``; None if it wants more."""
-    taken = inspect.signature(type(optimizer)).parameters
-    settings = {name: value for name, value in optimizer.defaults.items() if name in taken}
+    group = {**group, 'params': params}
+    group.pop('param_names', None)
     try:
-        return type(optimizer)([{**group, 'params': params}], **settings)
-    except (TypeError, ValueError):
+        taken = inspect.signature(type(optimizer)).parameters
+        settings = {name: value for name, value in optimizer.defaults.items() if name in taken}
+        return type(optimizer)([group], **settings)
+    except Exception:  # optimizers of users are made in many ways
         return None
 
 
@@ -186,6 +213,12 @@ def _try_merging(optimizer: Optimizer) -> str:
         layers = nn.Sequential(DeepConv(2, 2), DeepConv(2, 2)).to(like.device, like.dtype)
         twin = _make_like(optimizer, group, list(layers.parameters()))
         if twin is None:
+            print_log(
+                f'Whether {type(optimizer).__name__} can go on after a merge cannot be tried: look '
+                'whether it still learns when λ is 1.',
+                'current',
+                logging.WARNING,
+            )
             return ''
         try:
             for _ in range(2):

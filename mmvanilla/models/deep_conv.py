@@ -215,7 +215,8 @@ class DeepConv(Foldable):
 
     def build_form(self, form: str) -> None:
         if self.is_deep:
-            self.conv = conv_like(self.conv1, self.conv2.out_channels)
+            trained = any(p.requires_grad for c in (self.conv1, self.conv2) for p in c.parameters())
+            self.conv = conv_like(self.conv1, self.conv2.out_channels).requires_grad_(trained)
             del self.conv1, self.norm1, self.act, self.conv2
         else:
             self.conv = conv_like(self.conv, self.conv.out_channels)

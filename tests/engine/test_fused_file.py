@@ -10,6 +10,7 @@ from helpers.networks import randomize
 from helpers.small_run import Classifier, make_runner
 from mmengine.fileio import BaseStorageBackend
 from mmengine.hooks import Hook
+from torch import nn
 
 from mmvanilla import switch_to_deploy
 from mmvanilla.checkpoint import load_checkpoint
@@ -81,6 +82,28 @@ def raises(error):
         raise error
 
     return function
+
+
+class OwnState(nn.Module):
+    """Keeps what is not a tensor, and a mask that is not finite, as users' heads do."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer('mask', torch.full((4, 4), -torch.inf).triu(1))
+
+    def get_extra_state(self):
+        return dict(version=1)
+
+    def set_extra_state(self, state):
+        pass
+
+
+def test_other_values_do_not_matter(tmp_path):
+    model = Classifier()
+    model.own = OwnState()
+    last = Last()
+    make_runner(tmp_path, epochs=3, model=model, hooks=[last]).train()
+    assert last.ran and (tmp_path / 'epoch_3_deploy.pth').exists()
 
 
 @pytest.mark.parametrize(
@@ -156,7 +179,9 @@ BY_ITERATION = dict(
         (dict(interval=3, by_epoch=False), dict(epochs=4), 'iter_8_deploy.pth'),
         (dict(interval=3, by_epoch=False), BY_ITERATION, 'iter_5_deploy.pth'),
         (dict(filename_tmpl='own-{}.ckpt'), dict(epochs=4), 'own-4_deploy.pth'),
+        (dict(filename_tmpl='v1.2-{}'), dict(epochs=4), 'v1.2-4_deploy.pth'),
         (None, dict(epochs=3), 'epoch_3_deploy.pth'),
+        (None, BY_ITERATION, 'iter_5_deploy.pth'),
     ],
 )
 def test_name(checkpoint, arguments, expected, tmp_path):
@@ -185,5 +210,5 @@ def test_folder(tmp_path):
 def test_remote_checkpoints(tmp_path):
     hook = AtomicCheckpointHook(by_epoch=False)
     hook.file_backend, hook.out_dir = BaseStorageBackend, 's3://bucket/run'
-    runner = SimpleNamespace(hooks=[hook], work_dir=str(tmp_path), epoch=2, iter=7)
-    assert fused_file._place(runner) == (tmp_path, 'iter_7_deploy.pth')
+    runner = SimpleNamespace(hooks=[hook], work_dir=str(tmp_path), epoch=2, iter=7, train_loop=None)
+    assert fused_file._place(runner) == tmp_path / 'iter_7_deploy.pth'

@@ -14,6 +14,7 @@ from mmengine.model import ExponentialMovingAverage
 from mmengine.optim import OptimWrapper
 from torch import nn
 from torch.distributed import destroy_process_group, init_process_group
+from torch.nn.utils import prune, weight_norm
 
 from mmvanilla import UsageError, merge_deep_convs, switch_to_deploy
 from mmvanilla.checkpoint import load_checkpoint
@@ -293,6 +294,76 @@ def test_a_frozen_teacher_in_another_form(form, tmp_path):
         student = {min(values) for values in record.train}
         assert 0.0 in student and 1.0 in student
         assert {conv.lambda_ for conv in deep_convs(model.teacher)} == {1.0}
+
+
+def prune_weights(model):
+    prune.l1_unstructured(model.backbone.blocks[1].conv.conv1, 'weight', 0.5)
+
+
+def normalize_weights(model):
+    weight_norm(model.backbone.blocks[1].conv.conv1)
+
+
+def freeze_the_first(model):
+    model.backbone.blocks[1].conv.conv1.requires_grad_(False)
+
+
+@pytest.mark.parametrize('change', [prune_weights, normalize_weights, freeze_the_first])
+@pytest.mark.parametrize('paramwise', ['one group', 'layer-wise decay'])
+def test_pairs_that_others_changed(change, paramwise, tmp_path):
+    """After the merge the convolution trains, with the group of the pair's first parameter."""
+    model = Classifier()
+    change(model)
+    runner = merging_runner(tmp_path, 'AdamW', paramwise, model=model)
+    runner.train()
+    names = settings(runner)
+    assert names.keys() == dict(model.named_parameters()).keys()
+    third, fourth = (load_checkpoint(tmp_path / f'epoch_{e}.pth')['state_dict'] for e in (3, 4))
+    for name in names:
+        assert not torch.equal(third[name], fourth[name]), name
+
+
+def test_tied_pairs_are_refused(tmp_path):
+    model = Classifier()
+    model.other = copy.deepcopy(model.backbone.stem)
+    model.other.conv.conv1.weight = model.backbone.stem.conv.conv1.weight
+    with pytest.raises(UsageError, match='parameters that other.conv shares with another layer'):
+        merging_runner(tmp_path, model=model).train()
+
+
+def test_names_of_parameters():
+    """torch >= 2.6 keeps names beside parameters, if it gets them."""
+    model = Classifier()
+    try:
+        optimizer = torch.optim.SGD(model.named_parameters(), lr=0.1)
+    except (TypeError, AttributeError):
+        pytest.skip('names of parameters are new in torch 2.6')
+    runner = SimpleNamespace(model=model, hooks=[], optim_wrapper=OptimWrapper(optimizer))
+    merging.merge_in_run(runner, [prefix for prefix, _ in named_foldables(model)])
+    (group,) = optimizer.param_groups
+    named = dict(zip_equal(group['param_names'], group['params']))
+    assert named.keys() == dict(model.named_parameters()).keys()
+    assert all(named[name] is param for name, param in model.named_parameters())
+
+
+class Lookahead(torch.optim.Optimizer):
+    """Made from another optimizer, as users do."""
+
+    def __init__(self, optimizer):
+        self.optimizer = optimizer
+        super().__init__(optimizer.param_groups, {})
+
+    def step(self, closure=None):
+        self.optimizer.step()
+
+
+def test_an_optimizer_that_cannot_be_tried(monkeypatch):
+    said = []
+    monkeypatch.setattr(merging, 'print_log', lambda message, *args: said.append(message))
+    model = Classifier()
+    optimizer = Lookahead(torch.optim.SGD(model.parameters(), lr=0.1))
+    merging.check_run(SimpleNamespace(model=model, optim_wrapper=OptimWrapper(optimizer), hooks=[]))
+    assert said[0].startswith('Whether Lookahead can go on after a merge cannot be tried')
 
 
 class Sharing(torch.optim.SGD):

@@ -1,16 +1,23 @@
 """Networks beside the one that trains: frozen teachers, averages of it, second backbones."""
 
+import copy
 from types import SimpleNamespace
 
 import pytest
 import torch
 from helpers.networks import randomize
 from helpers.small_run import Classifier, Record, make_runner
-from mmengine.hooks import Hook
+from mmengine.hooks import EMAHook, Hook
 from mmengine.model import BaseModel, ExponentialMovingAverage
 from mmengine.optim import OptimWrapper
 
-from mmvanilla import UsageError, VanillaNet, merge_deep_convs, switch_to_deploy
+from mmvanilla import (
+    UsageError,
+    VanillaNet,
+    merge_deep_convs,
+    set_deep_training_lambda,
+    switch_to_deploy,
+)
 from mmvanilla.checkpoint import load_checkpoint
 from mmvanilla.engine.annealed_layers import trained_layers
 from mmvanilla.models.folding.foldable import named_foldables
@@ -141,6 +148,160 @@ def test_a_teacher_in_eval_mode(tmp_path):
         assert record.student == [{0.0}, {0.5}, {1.0}, {1.0}]
         assert record.teacher == [{1.0}] * 4
         assert torch.equal(outputs(model.teacher), outputs(trained))
+
+
+class Acts(Hook):
+    """Does something to the model in ``before_train`` of a hook with the usual priority."""
+
+    def __init__(self, act):
+        self.act = act
+
+    def before_train(self, runner):
+        self.act(unwrap(runner.model))
+
+
+@pytest.mark.parametrize('merge', [False, True])
+@pytest.mark.parametrize('value', [0.0, 0.5, 1.0])
+def test_a_teacher_that_a_hook_loads(value, merge, tmp_path):
+    """It is not an average, and at any λ, even the student's, it keeps its own when resumed."""
+    weights = randomize(Classifier(), seed=5)
+    set_deep_training_lambda(weights, value)
+    weights = weights.state_dict()
+
+    def run(folder, **kwargs):
+        torch.manual_seed(1)
+        model = Distiller()
+        model.teacher.requires_grad_(False)
+        record = StudentAndTeacher()
+        load = Acts(lambda model: model.teacher.load_state_dict(weights))
+        hook = dict(merge=merge, by_epoch=False, decay_iters=4, decay_epochs=100)
+        make_runner(folder, model=model, hooks=[load, record], hook=hook, **kwargs).train()
+        return record, model.teacher
+
+    record, teacher = run(tmp_path / 'whole')
+    assert record.teacher == [{value}] * 4
+    assert {conv.form for conv in deep_convs(teacher)} == {'deep'}
+    for epoch in (1, 2, 3):
+        start = dict(resume=True, load_from=str(tmp_path / f'whole/epoch_{epoch}.pth'))
+        record, teacher = run(tmp_path / f'{epoch}', **start)
+        assert record.teacher == [{value}] * (4 - epoch)
+        assert_same(tmp_path / f'{epoch}', tmp_path / 'whole', ['epoch_4.pth'])
+
+
+class Silent(torch.nn.Module):
+    def forward(self, inputs, labels):
+        return torch.zeros(len(inputs), 2)
+
+
+@pytest.mark.parametrize(
+    'act',
+    [
+        lambda model: switch_to_deploy(model.teacher, inplace=True),
+        lambda model: setattr(model, 'teacher', Silent()),
+    ],
+)
+def test_a_teacher_that_changes(act, tmp_path):
+    """A hook may fuse a frozen teacher to save time, or replace it."""
+
+    class Later(Acts):
+        def before_train(self, runner):
+            pass
+
+        def before_train_epoch(self, runner):
+            if runner.epoch == 1:
+                self.act(unwrap(runner.model))
+
+    for hook in (Acts(act), Later(act)):
+        model = Distiller()
+        model.teacher.requires_grad_(False)
+        make_runner(tmp_path, model=model, hooks=[hook]).train()
+        assert lambdas(model.student) == {1.0}
+
+
+def test_averages_of_two_networks(tmp_path):
+    """The average of a frozen network stays with it, beside that of a trained one."""
+
+    class TwoAverages(TwoStreams):
+        def __init__(self):
+            super().__init__()
+            self.depth = VanillaNet('5', in_channels=1, widen_factor=1 / 64, act_num=1)
+            self.rgb.requires_grad_(False)
+            self.ema_rgb = ExponentialMovingAverage(self.rgb.backbone)
+            self.ema_depth = ExponentialMovingAverage(self.depth)
+
+    model = TwoAverages()
+    make_runner(tmp_path, model=model, hook=dict(merge=True)).train()
+    for name, form in (('rgb', 'deep'), ('ema_rgb', 'deep'), ('depth', 'merged')):
+        assert {conv.form for conv in deep_convs(getattr(model, name))} == {form}
+    model.ema_depth.update_parameters(model.depth)
+    model.ema_rgb.update_parameters(model.rgb.backbone)
+
+
+def test_frozen_by_omission(tmp_path):
+    """What no optimizer holds is not trained, whatever requires gradients."""
+    runner = make_runner(tmp_path)
+    runner.optim_wrapper = OptimWrapper(torch.optim.SGD(runner.model.head.parameters(), lr=0.1))
+    with pytest.raises(UsageError, match='no deep convolution that this run trains'):
+        runner.train()
+
+
+class Unfreezes(Hook):
+    """Lets a frozen stem train from the third epoch on; freezes a norm in the middle of it."""
+
+    def before_train_epoch(self, runner):
+        if runner.epoch == 2:
+            network = unwrap(runner.model).backbone
+            network.frozen_stages = -1
+            network.requires_grad_(True)
+
+
+def test_layers_that_are_unfrozen(tmp_path):
+    model = Classifier(frozen_stages=0)
+    hooks = [Unfreezes()]
+    make_runner(tmp_path, model=model, hooks=hooks, hook=dict(merge=True), epochs=5).train()
+    assert {conv.form for conv in deep_convs(model)} == {'merged'}
+
+
+def test_modes_stay():
+    model = Classifier()
+    model.backbone.blocks[0].conv.norm1.eval()
+    optimizer = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1))
+    trained_layers(SimpleNamespace(model=model, optim_wrapper=optimizer, hooks=[]))
+    assert not model.backbone.blocks[0].conv.norm1.training and model.backbone.training
+
+
+class AveragesBackbone(EMAHook):
+    """Averages a part of the model, under a name of its own."""
+
+    def before_run(self, runner):
+        self.src_model = unwrap(runner.model).backbone
+        self.ema_model = ExponentialMovingAverage(self.src_model, momentum=0.1)
+
+    def _swap_ema_state_dict(self, checkpoint):
+        pass
+
+
+class OwnEMA(Hook):
+    """A user's hook that has an attribute of the same name."""
+
+    ema_model = None
+
+    def before_train(self, runner):
+        self.ema_model = copy.deepcopy(unwrap(runner.model))
+
+
+def test_hooks_with_other_averages(tmp_path):
+    hook = AveragesBackbone()
+    make_runner(tmp_path / 'part', hooks=[hook], hook=dict(merge=True)).train()
+    assert {conv.form for conv in deep_convs(hook.ema_model)} == {'merged'}
+    assert 'head.weight' in load_checkpoint(tmp_path / 'part/epoch_4_deploy.pth')['state_dict']
+    make_runner(tmp_path / 'own', hooks=[OwnEMA()], hook=dict(merge=True)).train()
+
+
+def test_two_schedules(tmp_path):
+    other = dict(type='mmvanilla.DeepTrainingHook', decay_epochs=3)
+    with pytest.raises(UsageError, match='there are two DeepTrainingHooks'):
+        make_runner(tmp_path, hooks=[other]).train()
 
 
 def test_a_fused_network_that_would_train(tmp_path):

@@ -19,7 +19,7 @@ from ..annealed_layers import (
     Layers,
     annealed_layers,
     averages_in_model,
-    copies_of_model,
+    foldables_of_run,
     trained_layers,
 )
 from ..fused_file import write_fused_file
@@ -89,7 +89,8 @@ class DeepTrainingHook(Hook):
         self.resumed_merged = False
         self.annealed: Layers = {}
         self.averages: Set[str] = set()
-        self.watched: Dict[str, Tensor] = {}  # of layers that may turn out to be averages
+        # Weights of layers that may turn out to be averages; None before the first iteration
+        self.watched: Optional[Dict[str, Tensor]] = None
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         self.weights_loaded = not runner._resume
@@ -97,6 +98,7 @@ class DeepTrainingHook(Hook):
         name_weights(checkpoint, model)
         weights = checkpoint['state_dict']
         if runner._resume:
+            self.averages = set(checkpoint.get('meta', {}).get('averages', ()))
             self._take_forms(runner, weights)  # before weights, momenta and averages are loaded
         # Fine-tuning with other classes: mmpretrain's EMA hook would refuse the averaged copy; the
         # state dict holds the same weights.
@@ -104,6 +106,8 @@ class DeepTrainingHook(Hook):
             del checkpoint['ema_state_dict']
 
     def before_train(self, runner: Runner) -> None:
+        if sum(isinstance(hook, DeepTrainingHook) for hook in runner.hooks) > 1:
+            raise UsageError('there are two DeepTrainingHooks, but λ has one schedule: remove one.')
         if self.by_epoch and isinstance(runner.train_loop, IterBasedTrainLoop):
             raise UsageError(
                 'DeepTrainingHook counts epochs, but the train loop counts iterations: set '
@@ -128,19 +132,11 @@ class DeepTrainingHook(Hook):
                 f'set {self.length_name}=0, or build the network without merged=True.'
             )
         self._warn(runner, trained_convs)
-        self.averages = averages_in_model(runner)
-        others = {
-            prefix: layer
-            for prefix, layer in named_foldables(unwrap(runner.model))
-            if layer.is_deep and prefix not in {*trained, *self.averages}
-        }
-        if runner._resume:  # an average had the same λ
-            now = {conv.lambda_ for conv in trained_convs} - {1}
-            self.averages |= {p for p, layer in others.items() if layer.lambda_ in now}
+        self.averages |= averages_in_model(runner)
         self.annealed = annealed_layers(runner, self.averages)
-        self.watched = {p: _sample(o) for p, o in others.items() if p not in self.averages}
 
     def before_train_epoch(self, runner: Runner) -> None:
+        self.annealed = annealed_layers(runner, self.averages)  # a hook may have unfrozen layers
         if self.by_epoch:
             self._set_lambda(runner)
 
@@ -150,8 +146,13 @@ class DeepTrainingHook(Hook):
         self._merge_if_due(runner)
         runner.message_hub.update_scalar('train/lambda', self._lambda(runner))
 
+    def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        if self.watched is None:  # until now, hooks may have loaded a teacher's weights
+            self.watched = self._sample_others(runner)
+
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         checkpoint['meta']['form'] = form_of(unwrap(runner.model))
+        checkpoint['meta']['averages'] = sorted(self.averages)
 
     @master_only
     def after_train(self, runner: Runner) -> None:
@@ -163,10 +164,9 @@ class DeepTrainingHook(Hook):
 
     def _set_lambda(self, runner: Runner) -> None:
         value = self._lambda(runner)
-        for model in copies_of_model(runner):
-            for prefix, conv in named_foldables(model):
-                if prefix in self.annealed and conv.is_deep:
-                    conv.lambda_ = value
+        for prefix, conv in foldables_of_run(runner):
+            if prefix in self.annealed and conv.is_deep:
+                conv.lambda_ = value
         self._merge_if_due(runner)
 
     def _merge_if_due(self, runner: Runner) -> None:
@@ -179,15 +179,22 @@ class DeepTrainingHook(Hook):
         """Finds layers that the run changes without training them, such as those of a teacher."""
         if not self.watched or self._lambda(runner) == 1:
             return False
-        layers = dict(named_foldables(unwrap(runner.model)))
-        now = {prefix: _sample(layers[prefix]) for prefix in self.watched}
-        if torch.equal(torch.cat([*now.values()]), torch.cat([*self.watched.values()])):
-            return False
-        changed = {p for p, sample in now.items() if not torch.equal(sample, self.watched[p])}
-        self.averages |= changed
-        self.annealed = annealed_layers(runner, self.averages)
-        self.watched = {p: sample for p, sample in self.watched.items() if p not in changed}
-        return True
+        now = self._sample_others(runner)
+        changed = {p for p in now if p in self.watched and not now[p].equal(self.watched[p])}
+        if changed:
+            self.averages |= changed
+            self.annealed = annealed_layers(runner, self.averages)
+            self.watched = self._sample_others(runner)
+        return bool(changed)
+
+    def _sample_others(self, runner: Runner) -> Dict[str, Tensor]:
+        """Some weights, (n,), of each deep convolution that is neither trained nor an average."""
+        known = {*self.annealed, *self.averages}
+        return {
+            prefix: layer.conv1.weight.detach().flatten()[:256].clone()
+            for prefix, layer in named_foldables(unwrap(runner.model))
+            if layer.is_deep and prefix not in known
+        }
 
     def _warn(self, runner: Runner, trained_convs: List[Foldable]) -> None:
         """Warns if λ will not reach 1, or is not the one of the loaded weights."""
@@ -250,11 +257,6 @@ class DeepTrainingHook(Hook):
         if forms:
             fold_in_run(runner, forms)
             self.resumed_merged = any(prefix in trained for prefix in forms)
-
-
-def _sample(layer: Foldable) -> Tensor:
-    """Some of the weights of a deep convolution, (n,)."""
-    return layer.conv1.weight.detach().flatten()[:256].clone()
 
 
 def _is_pretrained(model: torch.nn.Module) -> bool:

@@ -1,7 +1,8 @@
 """Layer-wise learning rate decay for any model whose backbone knows the depth of its layers."""
 
+import inspect
 from math import ceil
-from typing import Any, List
+from typing import Any, List, Mapping
 
 from mmengine.logging import print_log
 from mmengine.optim import DefaultOptimWrapperConstructor
@@ -25,7 +26,8 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     VanillaNet-13 then has the scale ``rate ** 7``, its last blocks ``rate``.
 
     Raises:
-        UsageError: for other keys, or if no module of the model has ``get_layer_depth``.
+        UsageError: for other keys, wrong values, an optimizer without a learning rate, or if no
+            module of the model has ``get_layer_depth``.
     """
 
     def _validate_cfg(self) -> None:
@@ -38,16 +40,21 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             )
         # With an empty paramwise_cfg mmengine would not call add_params, which sets weight decay.
         self.paramwise_cfg = {'decay_rate': 1.0, 'blocks_per_layer': 1, **self.paramwise_cfg}
+        if self.paramwise_cfg['blocks_per_layer'] < 1 or self.base_lr is None:
+            raise UsageError(
+                'LayerDecayOptimWrapperConstructor needs an optimizer with lr, and a '
+                'blocks_per_layer of 1 or more.'
+            )
 
     def add_params(self, params: List[dict], module: nn.Module, **kwargs: Any) -> None:
         """Appends one group per layer and kind of weight decay to ``params``."""
-        named = {f'{n}.': m for n, m in module.named_modules() if hasattr(m, 'get_layer_depth')}
-        # mmpretrain's classifiers have this method too, and ask their backbone.
-        backbones = [
-            name
-            for name in named
-            if name != '.' and not any(o.startswith(name) for o in named if o != name)
-        ]
+        # mmpretrain's classifiers have a method of this name too, without a prefix.
+        named = {
+            name and f'{name}.': part
+            for name, part in module.named_modules()
+            if 'prefix' in _parameters(getattr(part, 'get_layer_depth', None))
+        }
+        backbones = sorted(named, key=len, reverse=True)  # the innermost first
         if not backbones:
             raise UsageError(
                 f'{type(module).__name__} has no backbone with get_layer_depth, which layer-wise '
@@ -86,3 +93,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
                 logger='current',
             )
         params.extend(group for _, group in sorted(groups.items()))
+
+
+def _parameters(function: Any) -> Mapping[str, Any]:
+    return inspect.signature(function).parameters if callable(function) else {}

@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import re
 import weakref
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Set, Tuple
 
@@ -170,7 +171,7 @@ class Foldable(nn.Module):
         own = dict(self.named_parameters())
         self.rebuilt = True
         _replaced[self] = [
-            (weakref.ref(parameter), own.get(name.replace('conv1.', 'conv.')))
+            (weakref.ref(parameter), own.get(_name_after(name)))
             for name, parameter in before.items()
             if own.get(name) is not parameter
         ]
@@ -202,6 +203,16 @@ class Foldable(nn.Module):
                 weights.setdefault('act._extra_state', torch.tensor(1.0, dtype=torch.float64))
             state_dict.update({prefix + name: value for name, value in weights.items()})
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _name_after(name: str) -> str:
+    """The name of a parameter after its layer was folded.
+
+    Those of both convolutions become the one's, also if they are pruned or parametrized
+    ('conv1.weight_orig', 'conv1.parametrizations.weight.original0').
+    """
+    found = re.match(r'conv[12]?\..*?(weight|bias)', name)
+    return f'conv.{found[1]}' if found else name
 
 
 def _held_parameters() -> Tuple[Set[int], Set[int]]:

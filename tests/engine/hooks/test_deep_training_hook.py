@@ -182,7 +182,7 @@ def test_schedule_that_never_ends(tmp_path, warnings):
     make_runner(tmp_path, epochs=4, hook=dict(decay_epochs=4)).train()
     start = next(m for m in warnings if 'reaches only 0.75' in m)
     assert 'decay_epochs=4' in start and 'at most 3' in start and 'cannot be fused' in start
-    assert 'No fused checkpoint was written: λ is 0.75, not 1.' in warnings
+    assert 'No fused checkpoint was written: λ is 0.75, not 1, in backbone.stem.conv.' in warnings
     assert not list(tmp_path.glob('*_deploy.pth'))
 
 

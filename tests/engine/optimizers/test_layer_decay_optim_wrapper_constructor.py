@@ -101,6 +101,20 @@ def narrow(arch):
     return VanillaNet(arch, widen_factor=1 / 64)
 
 
+def test_a_backbone_alone():
+    model = narrow('6')
+    found = settings(model, build(model, decay_rate=0.5))
+    assert found['stem.conv.conv1.weight'] == (0.1 * 0.5**5, 0.05)
+    with pytest.raises(UsageError, match='needs an optimizer with lr'):
+        build_optim_wrapper(
+            model,
+            dict(
+                constructor='mmvanilla.LayerDecayOptimWrapperConstructor',
+                optimizer=dict(type='Adadelta'),
+            ),
+        )
+
+
 def test_two_streams():
     """Each backbone has the scales that it has alone."""
     model = Several(rgb=narrow('13'), depth=narrow('6'))
@@ -142,6 +156,7 @@ def test_a_frozen_teacher(first, build_network):
     [
         (nn.Conv2d(3, 64, 1), dict(decay_rate=0.6), 'Model has no backbone with get_layer_depth'),
         (VanillaNet('5', widen_factor=1 / 64), dict(num_layers=6), 'paramwise_cfg has num_layers'),
+        (VanillaNet('5', widen_factor=1 / 64), dict(blocks_per_layer=0), 'of 1 or more'),
     ],
 )
 def test_errors(backbone, cfg, message):
