@@ -10,6 +10,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import IterBasedTrainLoop, Runner
 from packaging.version import Version
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from .errors import UsageError
 from .supported_versions import installed_version
@@ -25,6 +26,15 @@ elif _torch_before('2.3'):
     is_compiling = torch._utils.is_compiling
 else:
     is_compiling = torch.compiler.is_compiling
+
+
+def is_transformed() -> bool:
+    """Whether a function transform of torch is at work: ``torch.func``, forward-mode gradients.
+
+    They support neither saved-tensor hooks, by which values are recomputed, nor memory formats.
+    """
+    peek = getattr(getattr(torch._C, '_functorch', None), 'peek_interpreter_stack', lambda: None)
+    return peek() is not None or forward_ad._current_level >= 0
 
 
 def require_compiler() -> None:

@@ -2,6 +2,7 @@
 
 import ast
 import copy
+import os
 import re
 import sys
 from contextlib import suppress
@@ -31,7 +32,11 @@ TRANSFORMS = (
 )
 # and words, but no files, addresses or expressions: dots only in numbers ('13-x1.5').
 _WORD = re.compile(r'([A-Za-z0-9_+-]|(?<=\d)\.(?=\d)){0,64}')
+# Some layers read a file, or a model from a hub, by a word: not for these settings, nor if there is
+# such a file.
+_NAMES_FILES = re.compile(r'path|file|ckpt|checkpoint|remote|config|model_name|^name$|class_weight')
 _TOO_DEEP = (MemoryError, RecursionError)
+_TOO_LONG = 200_000  # characters; Python 3.8 dies of longer expressions
 
 
 def config_in_checkpoint(checkpoint: Mapping[str, Any], path: Union[str, Path]) -> Config:
@@ -51,7 +56,7 @@ def config_in_checkpoint(checkpoint: Mapping[str, Any], path: Union[str, Path]) 
     """
     meta = checkpoint.get('meta')
     text = meta.get('cfg') if isinstance(meta, dict) else None
-    if not isinstance(text, str):
+    if not isinstance(text, str) or len(text) > _TOO_LONG:
         raise UsageError(f'checkpoint {path} holds no config: give one with --config.')
     try:
         tree = _DictCallsToDicts().visit(ast.parse(text))
@@ -117,8 +122,12 @@ def _foreign_names(model: Any, scope: Any, pipeline: Any) -> Iterator[Any]:
         if not isinstance(word, (str, int, float, type(None))) and not callable(word):
             yield word
         elif isinstance(word, str) and word not in (*types, *SCOPES):
-            if not _WORD.fullmatch(word) or _is_foreign_module(word):
+            if not _WORD.fullmatch(word) or _is_foreign_module(word) or os.path.exists(word):
                 yield word
+    for part in parts:
+        for key, value in part.items():
+            if _NAMES_FILES.search(key) and (value is True or isinstance(value, (str, dict))):
+                yield f'{key}={value}'
     for step in pipeline:
         name = step.get('type') if isinstance(step, dict) else None
         package, dot, short = name.rpartition('.') if isinstance(name, str) else ('', '', name)

@@ -2,7 +2,7 @@
 
 from typing import Tuple
 
-import torch.nn.functional as F
+from mmengine.dist import is_distributed
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -67,8 +67,12 @@ def normalize(norm: nn.Module, x: Tensor) -> Tensor:
         norm: A batch norm, or ``nn.Identity()``.
         x: Its input, (N, C, H, W).
     """
-    is_alone = isinstance(norm, _BatchNorm) and not isinstance(norm, nn.SyncBatchNorm)
-    if not (is_alone and norm.training and isinstance(x, Tensor) and x.numel() == x.shape[1]):
+    waits = isinstance(norm, nn.SyncBatchNorm) and is_distributed()  # for the other processes
+    usual = not (isinstance(norm, _BatchNorm) and norm.training and isinstance(x, Tensor)) or waits
+    if usual or x.numel() != x.shape[1]:
         return norm(x)
-    statistics = (norm.running_mean, norm.running_var)
-    return F.batch_norm(x, *statistics, norm.weight, norm.bias, False, 0.0, norm.eps)
+    norm.training = False
+    try:
+        return norm(x)
+    finally:
+        norm.training = True

@@ -4,6 +4,7 @@ The paper applies them to AlexNet and ResNet-50 without saying to which layers. 
 them: every convolution is trained as two, every ReLU on feature maps becomes a series activation.
 """
 
+from threading import get_ident
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Set, Tuple, Union
 
 import torch
@@ -176,12 +177,16 @@ class _InTurn(nn.ModuleList):
 
     def __init__(self, parent: nn.Module, activations: Sequence[nn.Module]) -> None:
         super().__init__(activations)
-        self.turn = 0
+        self.turns: Dict[int, int] = {}  # by thread
         _start_turns_with(parent)
 
     def forward(self, x: Tensor) -> Tensor:
-        self.turn += 1
-        return self[self.turn - 1](x)
+        turn = self.turns.get(get_ident(), 0) % len(self)  # tracers leave out hooks of the network
+        self.turns[get_ident()] = turn + 1
+        return self[turn](x)
+
+    def start(self) -> None:
+        self.turns[get_ident()] = 0
 
 
 class _ChannelsOfCalls(nn.Module):
@@ -200,6 +205,9 @@ class _ChannelsOfCalls(nn.Module):
         self.turn += 1
         return x
 
+    def start(self) -> None:
+        self.turn = 0
+
 
 def _start_turns_with(parent: nn.Module) -> None:
     if _start_turns not in parent._forward_pre_hooks.values():
@@ -209,7 +217,7 @@ def _start_turns_with(parent: nn.Module) -> None:
 def _start_turns(parent: nn.Module, args: Any) -> None:
     for child in parent.children():
         if isinstance(child, (_InTurn, _ChannelsOfCalls)):
-            child.turn = 0
+            child.start()
 
 
 def _channels_of_calls(

@@ -230,6 +230,10 @@ class VanillaNet(BaseModule):
     def _check_size(self, x: Tensor) -> None:
         if not isinstance(x, Tensor) or is_compiling() or torch.jit.is_tracing():
             return
+        if x.dim() != 4:
+            raise UsageError(
+                f'the backbone takes batches of images, (N, C, H, W), got {tuple(x.shape)}.'
+            )
         channels, *size = x.shape[1:]
         if channels != self.in_channels:
             raise UsageError(

@@ -488,7 +488,7 @@ ASSIGNING = r'[os for os._\uff3fgetitem\uff3f_ in [os.system]]'
 
 
 def model(**settings):
-    return f"default_scope = 'mmdet'\nmodel = {dict(type='RetinaNet', **settings)!r}"
+    return f"default_scope = 'mmdet'\nmodel = {dict(dict(type='RetinaNet'), **settings)!r}"
 
 
 def step(**settings):
@@ -519,6 +519,17 @@ def step(**settings):
         (model(teacher_config='/tmp/photos_neighbour'), '/tmp/photos_neighbour'),
         (model(bbox_head=dict(type='RetinaHead', class_weight=ADDRESS)), 'http'),
         (model(bbox_head=dict(type='mmpretrain.AutoTokenizer')), 'AutoTokenizer'),
+        (model(bbox_head=dict(type='mmseg.CrossEntropyLoss', class_weight='pkl')), 'pkl'),
+        (model(type='mmpretrain.HuggingFaceClassifier', model_name='evil'), 'model_name=evil'),
+        (
+            model(backbone=dict(type='mmpretrain.VisionTransformer', trust_remote_code=True)),
+            'remote',
+        ),
+        (model(backbone=dict(type='mmdet.BertModel', name='gpt2')), 'name=gpt2'),
+        (model(backbone=dict(type='mmseg.VPD', class_embed_path='weights')), 'class_embed_path'),
+        (model(teacher_config=dict(model=5)), 'teacher_config='),
+        (model(teacher_ckpt='weights'), 'teacher_ckpt=weights'),
+        (model(anything='pickle'), 'pickle'),  # there is a file of this name
         (step(type='mmpretrain.torchvision/ConvertImageDtype', dtype='exit()'), 'torchvision'),
         (step(type='Resize', scale='exit()'), 'exit'),
         (step(type='LoadImageFromFile', ignore=FILE), FILE),
@@ -529,6 +540,7 @@ def step(**settings):
         ('model = ' + '-' * 20000 + '1', 'not a model in plain values'),
         ("default_scope = 'mmdet'", 'not a model in plain values'),
         (5, 'holds no config'),
+        ('model = 1' + '+1' * 300_000, 'holds no config'),
         (model(), 'has no test pipeline'),
         (model() + '\ntest_dataloader = None', 'has no test pipeline'),
         (
@@ -543,6 +555,8 @@ def test_configs_in_checkpoints_are_data(text, named, place, tmp_path, monkeypat
     if isinstance(text, str):
         text = text.replace('{place}', str(place))
     (tmp_path / FILE).write_text(f"open({str(place)!r}, 'w')\n")
+    for name in ('pkl', 'pickle'):
+        (tmp_path / name).write_bytes(b'')
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(UsageError, match='evil.pth .*--config') as error:

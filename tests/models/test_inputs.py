@@ -4,6 +4,7 @@ import pytest
 import torch
 from helpers.networks import randomize, relative_error
 from mmengine.config import ConfigDict
+from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS
 from torch import nn
 
@@ -67,8 +68,12 @@ def test_norms_of_one_value():
     two = torch.randn(2, 4, 1, 1)
     assert torch.equal(normalize(norm.train(), two), norm(two))
     assert normalize(nn.Identity().train(), x) is x
-    with pytest.raises(ValueError, match='Expected more than 1|SyncBatchNorm expected'):
-        normalize(nn.SyncBatchNorm(4).train(), x)  # it waits for the other processes
+    sync = revert_sync_batchnorm(nn.SyncBatchNorm(4)).train()
+    assert torch.equal(normalize(sync, x), sync.eval()(x))
+    called = []
+    norm.register_forward_hook(lambda *args: called.append(args))
+    normalize(norm.train(), x)
+    assert len(called) == 1 and norm.training
 
 
 @pytest.mark.parametrize('channels', [1, 4])
@@ -125,6 +130,12 @@ def test_norms_that_do_not_fold(build, norm_cfg, message):
     arguments = {DeepConv: (8, 8), SeriesActivation: (8,), VanillaNet: ('5',)}[build]
     with pytest.raises(UsageError, match=message):
         build(*arguments, norm_cfg=norm_cfg)
+
+
+@pytest.mark.parametrize('shape', [(3, 64, 64), (64, 64), (1, 3, 1, 64, 64)])
+def test_no_batches_of_images(shape):
+    with pytest.raises(UsageError, match=r'batches of images, \(N, C, H, W\), got'):
+        narrow()(torch.zeros(shape))
 
 
 def segmentor(backbone=None, **kwargs):

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from mmengine.model.efficient_conv_bn_eval import turn_on_efficient_conv_bn_eval
 from torch import nn
 from torch.ao import quantization
 from torch.ao.quantization import quantize_fx
+from torchvision.models import resnet18
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from mmvanilla import (
@@ -165,3 +167,39 @@ def test_spawned_processes(form, tmp_path):
     backbone = network(form).eval()
     torch.multiprocessing.spawn(spawned, (backbone, X, tmp_path))
     assert_same(torch.load(tmp_path / 'outputs.pth'), backbone(X))
+
+
+@pytest.mark.parametrize('form', ['deep', 'merged'])
+@pytest.mark.parametrize('kwargs', [dict(norm_eval=True), dict(norm_eval=True, with_cp=True)])
+def test_function_transforms(form, kwargs):
+    """torch.func and forward-mode gradients in training, and vmap."""
+    func = pytest.importorskip('torch.func', reason='new in torch 2.0')
+    model = network(form, 0.3 if form == 'deep' else 1, **kwargs).double().train()
+    x = X.double()
+    params = {name: p.detach() for name, p in model.named_parameters()}
+
+    def loss(params, x):
+        return func.functional_call(model, params, (x,))[-1].square().mean()
+
+    expected = torch.autograd.grad(model(x)[-1].square().mean(), list(model.parameters()))
+    got = func.grad(loss)(params, x)
+    for one, other in zip(got.values(), expected):
+        torch.testing.assert_close(one, other)
+    tangents = {name: torch.ones_like(p) for name, p in params.items()}
+    _, slope = func.jvp(lambda p: loss(p, x), (params,), (tangents,))
+    torch.testing.assert_close(slope, sum(gradient.sum() for gradient in expected))
+    each = func.vmap(func.grad(loss), (None, 0))(params, x[:, None])
+    alone = func.grad(loss)(params, x[:1])
+    for name, gradient in each.items():
+        torch.testing.assert_close(gradient[0], alone[name])
+
+
+def test_networks_with_shared_relus():
+    """A ReLU that is called several times traces again after a call, and works in threads."""
+    model = randomize(add_series_activation(resnet18(), act_num=1)).eval()
+    with torch.no_grad():
+        expected = model(X)
+        assert_same(torch.fx.symbolic_trace(model)(X), expected)
+        with ThreadPoolExecutor(4) as pool:
+            for got in pool.map(lambda _: model.eval()(X), range(16)):
+                assert torch.equal(got, expected)

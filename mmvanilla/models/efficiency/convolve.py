@@ -6,8 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks_of_all
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from ...compatibility import is_compiling
+from ...compatibility import is_compiling, is_transformed
+
+HOOKS = ('forward_hooks', 'forward_pre_hooks', 'backward_hooks', 'backward_pre_hooks')
+LAYERS = (nn.Conv2d, nn.ReLU, nn.MaxPool2d, nn.AdaptiveMaxPool2d, nn.Identity, nn.ModuleList)
 
 
 def convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
@@ -42,19 +46,25 @@ def convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
 def may_bypass(module: nn.Module, x: Optional[Tensor]) -> bool:
     """Whether other code may compute what ``module(x)`` does: on a CPU, if nobody watches.
 
-    Hooks, of users, sharded training and quantization, and tracers need every call of a module.
+    Hooks (of users, sharded training, quantizers), tracers and transforms need every call of a
+    module; so do modules of other kinds than ours, whose calls may do anything.
     """
     return (
         isinstance(x, Tensor)  # not the proxy of a tracer
         and x.device.type == 'cpu'
         and not torch.jit.is_tracing()
-        and not (hooks_of_all._global_forward_hooks or hooks_of_all._global_forward_pre_hooks)
-        and not any(map(_has_hooks, module.modules()))
+        and not is_transformed()
+        and not any(getattr(hooks_of_all, f'_global_{kind}', None) for kind in HOOKS)
+        and all(map(is_usual, module.modules()))
+        and not any(getattr(m, f'_{kind}', None) for m in module.modules() for kind in HOOKS)
     )
 
 
-def _has_hooks(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
+def is_usual(module: nn.Module) -> bool:
+    """Whether a module is of ours or of the layers in them, which draw no random numbers."""
+    kind = type(module)
+    known = kind in LAYERS or kind.__module__.startswith('mmvanilla.models.')
+    return (known or isinstance(module, _BatchNorm)) and 'forward' not in vars(module)
 
 
 def _is_product(conv: nn.Conv2d) -> bool:

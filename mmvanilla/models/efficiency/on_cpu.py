@@ -10,8 +10,8 @@ from typing import Callable, Tuple
 import torch
 from torch import Tensor, nn
 
+from ...compatibility import is_transformed
 from ..norm import normalize
-from ..series_activation import SeriesActivation
 from .convolve import convolve, may_bypass
 from .recompute import recompute_in_backward, recomputes
 
@@ -27,7 +27,8 @@ def channels_last_on_cpu(forward: Callable[..., Tuple[Tensor, ...]]) -> Callable
 
     @wraps(forward)
     def wrapper(module: nn.Module, x: Tensor) -> Tuple[Tensor, ...]:
-        if not isinstance(x, Tensor) or x.device.type != 'cpu' or not x.is_contiguous():
+        usual = isinstance(x, Tensor) and x.dim() == 4 and not is_transformed()
+        if not usual or x.device.type != 'cpu' or not x.is_contiguous():
             return forward(module, x)
         features = forward(module, x.contiguous(memory_format=torch.channels_last))
         return tuple(each.contiguous() for each in features)
@@ -61,11 +62,10 @@ def lean_block(block: nn.Module, x: Tensor) -> Tensor:
     The backward pass computes norms, pooling and ReLU again.
     """
     conv, pool, act = block.conv, block.pool, block.act
-    if isinstance(getattr(act, 'norm', None), nn.Identity):  # deploy form: nothing to recompute
+    ours = hasattr(conv, 'is_deep') and hasattr(act, 'activate')
+    if not ours or isinstance(act.norm, nn.Identity):  # deploy form: nothing to recompute
         return act(pool(conv(x)))
     x = _lean_convolutions(conv, x)
-    if type(act).forward is not SeriesActivation.forward:  # another activation
-        return act(recompute_in_backward(lambda x: pool(normalize(conv.norm, x)), x, block))
     act.check_training()
     x = recompute_in_backward(lambda x: act.activate(pool(normalize(conv.norm, x))), x, block)
     return normalize(act.norm, x)

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from ...compatibility import is_compiling
+from ...compatibility import is_compiling, is_transformed
+from .convolve import is_usual
 
 
 def recompute_in_backward(
@@ -21,7 +22,7 @@ def recompute_in_backward(
     need. Nothing is recomputed outside training, or under a compiler, which decides for itself.
 
     Args:
-        function: What to call. It must not draw random numbers.
+        function: What to call.
         x: Its argument.
         module: The module that the function belongs to. When the function runs again, every part of
             the module has the mode that it has now, and running statistics do not change.
@@ -35,13 +36,14 @@ def recompute_in_backward(
         with _repeating(modes) if next(runs) else nullcontext():
             return function(x)
 
-    return checkpoint(run, x, use_reentrant=False, preserve_rng_state=False)
+    draws = not all(map(is_usual, module.modules()))  # perhaps, such as dropout of a user
+    return checkpoint(run, x, use_reentrant=False, preserve_rng_state=draws)
 
 
 def recomputes(module: nn.Module) -> bool:
     """Whether ``recompute_in_backward`` recomputes for this module now."""
     training = module.training and torch.is_grad_enabled()
-    return training and not is_compiling()
+    return training and not is_compiling() and not is_transformed()
 
 
 @contextmanager

@@ -83,12 +83,23 @@ class Foldable(nn.Module):
         """The form that the layer is in."""
         return self.form_in(self._effective_weights())
 
+    @torch.no_grad()
     def _effective_weights(self) -> Dict[str, Tensor]:
-        """The state dict, with the weights that pruned or parametrized convolutions really use."""
+        """The state dict, with the weights that pruned or parametrized layers really use."""
+        modes = {module: module.training for module in self.modules()}
+        self.eval()  # spectral norms iterate in training, even if their weight is only read
+        for module in modes:
+            for hook in module._forward_pre_hooks.values():
+                if type(hook).__module__.startswith('torch.nn.utils.'):
+                    hook(module, ())  # it computes the weight before each call
         weights = dict(self.state_dict())
         for name, module in self.named_children():
-            if isinstance(module, nn.Conv2d):
-                weights[f'{name}.weight'] = module.weight.detach()
+            for kind in ('weight', 'bias'):
+                value = getattr(module, kind, None)
+                if isinstance(value, Tensor):
+                    weights[f'{name}.{kind}'] = value.detach()
+        for module, mode in modes.items():
+            module.training = mode
         return weights
 
     def fold(self, form: str) -> None:
@@ -103,7 +114,8 @@ class Foldable(nn.Module):
         weights = self._effective_weights()
         self.fold_weights(weights, '', form)
         self._rebuild(form)
-        self.load_state_dict(weights, strict=False)
+        own = self.state_dict().keys()  # a parametrized norm may stay
+        self.load_state_dict({k: v for k, v in weights.items() if k in own}, strict=False)
 
     def switch_to_deploy(self) -> None:
         """Folds the layer to its last form, in place; raises UsageError if λ is not 1."""

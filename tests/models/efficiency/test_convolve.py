@@ -1,10 +1,14 @@
+import copy
+
 import pytest
 import torch
+from helpers.networks import randomize
 from helpers.versions import torch_has
 from torch import nn
 from torch.profiler import profile
 
 from mmvanilla import VanillaNet, switch_to_deploy
+from mmvanilla.models import DeepConv
 from mmvanilla.models.efficiency.convolve import convolve
 
 
@@ -104,6 +108,104 @@ def test_hooks_see_every_module(of_all, training):
     for handle in handles:
         handle.remove()
     assert set(seen) == set(backbone.modules()) - {backbone.blocks}
+
+
+BACKWARD = (
+    'register_module_full_backward_hook',
+    'register_module_full_backward_pre_hook',
+    'register_full_backward_hook',
+    'register_full_backward_pre_hook',
+)
+
+
+@pytest.mark.parametrize('kind', BACKWARD)
+def test_backward_hooks_see_every_module(kind):
+    of_all = nn.modules.module if kind.startswith('register_module') else None
+    if not hasattr(of_all or nn.Module, kind):
+        pytest.skip('new in torch 2.0')
+    backbone = VanillaNet('5', widen_factor=1 / 64).train()
+    seen = []
+
+    def hook(module, *gradients):
+        seen.append(module)
+
+    if of_all:
+        handles = [getattr(of_all, kind)(hook)]
+    else:
+        convs = [m for m in backbone.modules() if isinstance(m, nn.Conv2d)]
+        handles = [getattr(m, kind)(hook) for m in convs]
+    backbone(torch.rand(2, 3, 64, 64, requires_grad=True))[0].sum().backward()
+    for handle in handles:
+        handle.remove()
+    for conv in (m for m in backbone.modules() if isinstance(m, nn.Conv2d)):
+        assert seen.count(conv) == 1
+
+
+class Doubling(DeepConv):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+def patch(module):
+    usual = module.forward
+    module.forward = lambda *args: 2 * usual(*args)
+
+
+def double_conv(block):
+    block.conv.__class__ = Doubling
+
+
+def add_dropout(block):
+    block.pool = nn.Sequential(block.pool, nn.Dropout2d(0.5))
+
+
+def add_random_activation(block):
+    block.act = nn.Sequential(block.act, nn.Dropout())
+
+
+CHANGES = {
+    'subclass of the pair': double_conv,
+    'patched pair': lambda block: patch(block.conv),
+    'patched activation': lambda block: patch(block.act),
+    'patched convolution': lambda block: patch(block.conv.conv1),
+    'random pooling': add_dropout,
+    'random slope': lambda block: setattr(block.conv, 'act', nn.RReLU()),
+    'random activation': lambda block: setattr(
+        block, 'act', nn.Sequential(block.act, nn.Dropout())
+    ),
+    'another convolution': lambda block: setattr(block, 'conv', nn.Conv2d(8, 16, 1)),
+}
+
+
+@pytest.mark.parametrize('with_cp', [False, True])
+@pytest.mark.parametrize('change', CHANGES)
+def test_what_users_change(change, with_cp):
+    """Modules that users replaced or patched are called, and draw the same random numbers again."""
+    backbone = VanillaNet('5', widen_factor=1 / 64, with_cp=with_cp)
+    randomize(backbone).double().train()
+    CHANGES[change](backbone.blocks[0])
+    backbone.double()
+    plain = copy.deepcopy(backbone)
+    plain.with_cp = False
+    if 'patched' in change:  # copies keep the original's forward
+        plain = None
+    x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+
+    def gradients(network):
+        torch.manual_seed(0)
+        network.zero_grad()
+        loss = network(x)[0].square().mean()
+        loss.backward()
+        return [loss.detach(), *(p.grad.clone() for p in network.parameters())]
+
+    got = gradients(backbone)
+    reference = backbone if plain is None else plain
+    reference.with_cp = False
+    handles = [m.register_forward_hook(lambda *args: None) for m in reference.modules()]
+    expected = gradients(reference)
+    for handle in handles:
+        handle.remove()
+    torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-12)
 
 
 def test_networks_consist_of_torchs_own_modules():

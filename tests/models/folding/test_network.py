@@ -5,6 +5,7 @@ from helpers.pairs import zip_equal
 from mmengine.model import ExponentialMovingAverage
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, weight_norm
 
 from mmvanilla import (
     UsageError,
@@ -99,3 +100,44 @@ def test_check_fused_finds_a_wrong_layer(network):
     fused['backbone'].blocks[2].act.conv.bias.data[0] += 0.1
     with pytest.raises(RuntimeError, match=r'backbone\.blocks\.2\.act'):
         check_fused(network, fused)
+
+
+def prune_weight(layer):
+    prune.l1_unstructured(layer.conv1, 'weight', 0.5)
+
+
+def prune_bias(layer):
+    prune.l1_unstructured(layer.conv1, 'bias', 0.5)
+
+
+def prune_norm(layer):
+    prune.l1_unstructured(layer.norm1, 'weight', 0.5)
+
+
+def parametrize_norm(layer):
+    parametrize.register_parametrization(layer.norm, 'weight', nn.Softplus())
+
+
+CHANGES = {
+    'pruned weight': prune_weight,
+    'pruned bias': prune_bias,
+    'pruned norm': prune_norm,
+    'weight norm': lambda layer: weight_norm(layer.conv1),
+    'spectral norm': lambda layer: spectral_norm(layer.conv1),
+    'parametrized norm': parametrize_norm,
+    'parametrized spectral norm': lambda layer: parametrizations.spectral_norm(layer.conv2),
+}
+
+
+@pytest.mark.parametrize('change', CHANGES)
+@pytest.mark.parametrize('fold', [merge_deep_convs, switch_to_deploy])
+def test_layers_that_others_changed(change, fold):
+    """Their weights are computed before each call; folding takes those of now, not of the last."""
+    backbone = randomize(VanillaNet('5', widen_factor=1 / 64, act_num=1)).train()
+    CHANGES[change](backbone.blocks[1].conv)
+    x = torch.randn(2, 3, 64, 64)
+    optimizer = torch.optim.SGD(backbone.parameters(), lr=0.05)
+    backbone(x)[0].square().mean().backward()
+    optimizer.step()
+    folded = fold(backbone).eval()
+    assert relative_error(folded(x)[0], backbone.eval()(x)[0]) < 1e-5
