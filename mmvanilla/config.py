@@ -110,5 +110,6 @@ def _registered_names(scope: str) -> Dict[Callable, str]:
                     names.setdefault(made, name)
             for child in registry.children.values():
                 for name, made in child.module_dict.items():
-                    names.setdefault(made, f'{child.scope}.{name}')
+                    if made.__module__.split('.')[0] == child.scope:  # not in a user's module
+                        names.setdefault(made, f'{child.scope}.{name}')
     return names

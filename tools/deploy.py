@@ -67,6 +67,7 @@ def main() -> None:
     if args.onnx:
         error = export_onnx(fused, files['.onnx'])
     cfg = inference_config(cfg)
+    cfg.work_dir = str(args.out / 'test')  # not that of the training config, which has its name
     save_fused(files['.pth'], fused, cfg, find_classes(meta))
     with replace_when_whole(files['.py']) as temporary:
         temporary.write_text(cfg.pretty_text, encoding='utf-8')

@@ -79,6 +79,11 @@ def holds_backbone(checkpoint: dict, cfg: Config) -> bool:
 def main() -> None:
     args = parse_args()
     cfg = load_config(args)
+    if not all(cfg.get(name) for name in ('train_dataloader', 'train_cfg', 'optim_wrapper')):
+        raise UsageError(
+            f'{args.config} is only for inference: it has no train_dataloader, train_cfg or '
+            'optim_wrapper; take the config that the network was trained with.'
+        )
     merge_train_options(cfg, args)
     check_data(cfg, 'train_dataloader', 'val_dataloader', 'val_evaluator')
     if cfg.get('load_from') and '://' not in cfg.load_from:

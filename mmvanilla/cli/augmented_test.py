@@ -2,6 +2,7 @@
 
 import copy
 from importlib import import_module
+from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 
@@ -58,3 +59,6 @@ def augment_test(cfg: Config) -> None:
         pipeline = [*before, dict(type='TestTimeAug', transforms=[flips, [last]])]
     cfg.model = ConfigDict(model, module=cfg.model)
     data.pipeline = pipeline
+    if cfg.filename is not None:  # a runner writes its config under this name to the work dir
+        path = Path(cfg.filename)
+        object.__setattr__(cfg, '_filename', str(path.with_name(f'{path.stem}_tta{path.suffix}')))

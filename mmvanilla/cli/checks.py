@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any, Iterator, Tuple
 
 import torch
 from mmengine.config import Config
@@ -26,19 +27,31 @@ WEIGHTS = 'https://github.com/huawei-noah/VanillaNet/releases'
 
 def check_pretrained(cfg: Config) -> None:
     """Raises UsageError if a local file of pre-trained weights is absent or unreadable."""
-    parts = list(nested_dicts(cfg.model))
-    paths = [part.get('checkpoint') for part in pretrained_cfgs(parts)]
-    for path in paths + [part.get('pretrained') for part in parts]:
+    for place, path in _pretrained_files(cfg.model, 'model'):
         if not isinstance(path, str) or '://' in path:
             continue
         if not Path(path).is_file():
             raise UsageError(
                 f'pre-trained weights {path} do not exist: put the file there (VanillaNet: '
-                f'{WEIGHTS}), name another with --cfg-options '
-                'model.backbone.init_cfg.checkpoint=..., or train from scratch with '
-                '--cfg-options model.backbone.init_cfg=None.'
+                f'{WEIGHTS}), name another with --cfg-options {place}=..., or train from scratch '
+                f'with --cfg-options {place.replace(".checkpoint", "")}=None.'
             )
         load_checkpoint(path)
+
+
+def _pretrained_files(part: Any, name: str) -> Iterator[Tuple[str, Any]]:
+    """The files of pre-trained weights in a config's part, each with its place in the config."""
+    for key, value in part.items() if isinstance(part, dict) else enumerate(part):
+        if key == 'init_cfg' and isinstance(value, dict) and list(pretrained_cfgs(value)):
+            yield f'{name}.init_cfg.checkpoint', value['checkpoint']
+        elif key == 'init_cfg' and isinstance(value, list):
+            for i, each in enumerate(value):
+                if list(pretrained_cfgs(each)):
+                    yield f'{name}.init_cfg.{i}.checkpoint', each['checkpoint']
+        elif key == 'pretrained':
+            yield f'{name}.pretrained', value
+        elif isinstance(value, (dict, list, tuple)):
+            yield from _pretrained_files(value, f'{name}.{key}')
 
 
 def check_channels(cfg: Config) -> None:

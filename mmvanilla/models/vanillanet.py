@@ -218,7 +218,8 @@ class VanillaNet(BaseModule):
         Raises:
             UsageError: if the images have other channels, or are smaller than the last stride.
         """
-        self._check_size(x)
+        if isinstance(x, Tensor) and not (is_compiling() or torch.jit.is_tracing()):
+            self.check_images(x)
         outs = {}
         for stage, layer in zip(self.stage_of_layer, (self.stem, *self.blocks)):
             if stage > self.out_indices[-1]:
@@ -227,17 +228,14 @@ class VanillaNet(BaseModule):
             outs[stage] = x  # (N, C, H, W); the last layer of the stage writes last
         return tuple(outs[stage] for stage in self.out_indices)
 
-    def _check_size(self, x: Tensor) -> None:
-        if not isinstance(x, Tensor) or is_compiling() or torch.jit.is_tracing():
-            return
+    def check_images(self, x: Tensor) -> None:
+        """Raises UsageError if it cannot be called with images like ``x``."""
         if x.dim() != 4:
-            raise UsageError(
-                f'the backbone takes batches of images, (N, C, H, W), got {tuple(x.shape)}.'
-            )
+            raise UsageError(f'images must be a batch, (N, C, H, W), got {tuple(x.shape)}.')
         channels, *size = x.shape[1:]
         if channels != self.in_channels:
             raise UsageError(
-                f'the images have {channels} channels, but the network has in_channels='
+                f'the images have {channels} channel(s), but the network has in_channels='
                 f'{self.in_channels}: build it with in_channels={channels}, or change the images '
                 '(mean and std of the data_preprocessor have as many values).'
             )

@@ -12,6 +12,7 @@ from helpers.narrow_detector import CONFIG, narrow_options
 from helpers.networks import randomize, relative_error
 from helpers.pairs import zip_equal
 from helpers.programs import ROOT, fail
+from mmengine.config import Config
 from mmengine.fileio import load
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
@@ -202,3 +203,15 @@ def test_onnx_of_other_channels(channels, run_tool, tmp_path):
     images = torch.randn(2, channels, 96, 64)
     (got,) = session.run(None, {'images': images.numpy()})
     assert relative_error(torch.from_numpy(got), network.eval()(images)) < 1e-4
+
+
+def test_its_config_is_only_for_inference(run_tool, tmp_path, monkeypatch):
+    """It has the training config's name, but neither its work dir nor what training needs."""
+    cfg = read_config(ROOT / CLASSIFIER, NARROW_CLASSIFIER)
+    init_default_scope('mmpretrain')
+    torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict()), tmp_path / 'a.pth')
+    args = (CLASSIFIER, tmp_path / 'a.pth', tmp_path / 'out', '--cfg-options', *NARROW_CLASSIFIER)
+    run_tool(TOOL, *args)
+    (config,) = (tmp_path / 'out').glob('*.py')
+    assert Config.fromfile(config).work_dir == str(tmp_path / 'out/test')
+    assert 'is only for inference' in fail('train', config, monkeypatch=monkeypatch)

@@ -11,6 +11,7 @@ from helpers.programs import ROOT, fail, parse
 from mmcv.transforms import LoadImageFromFile
 from mmdet.apis import DetInferencer
 from mmdet.models import RetinaNet
+from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
 from mmengine.model.weight_init import PretrainedInit
@@ -18,7 +19,7 @@ from torch import nn
 
 from mmvanilla import UsageError, VanillaNet
 from mmvanilla.checkpoint import load_checkpoint
-from mmvanilla.cli.checks import check_channels
+from mmvanilla.cli.checks import check_channels, check_pretrained
 from mmvanilla.cli.config_in_checkpoint import config_in_checkpoint
 from mmvanilla.cli.running import _join_on_cpu
 from mmvanilla.config import deploy_config, is_a, name_types, nested_dicts, scope_of
@@ -78,6 +79,21 @@ def test_every_tool(options, digits, run_tool, capfd, tmp_path):
     assert load_checkpoint(run / 'epoch_4.pth')['meta']['epoch'] == 4
 
 
+@pytest.mark.parametrize(
+    ('part', 'place'),
+    [
+        (dict(backbone=dict(init_cfg=dict(type='Pretrained', checkpoint='no.pth'))), 'backbone'),
+        (dict(teacher=dict(init_cfg=dict(type='Pretrained', checkpoint='no.pth'))), 'teacher'),
+        (dict(necks=[dict(init_cfg=[dict(type='Pretrained', checkpoint='no.pth')])]), 'necks.0'),
+    ],
+)
+def test_files_are_named_by_their_place(part, place):
+    with pytest.raises(UsageError, match=rf'cfg-options model\.{place}\.init_cfg.*checkpoint='):
+        check_pretrained(Config(dict(model=part)))
+    with pytest.raises(UsageError, match=r'cfg-options model\.pretrained=\.\.\.'):
+        check_pretrained(Config(dict(model=dict(pretrained='no.pth'))))
+
+
 def test_checks(options, monkeypatch):
     given = fail(
         'train', CONFIG, *options, 'model.neck.in_channels=[1,2,3]', monkeypatch=monkeypatch
@@ -126,16 +142,22 @@ class OwnLoss(nn.Module):
     pass
 
 
+@MODELS.register_module(force=True)
+class OwnHead(nn.Module):
+    pass
+
+
 def test_types_become_names():
     """As in a usual config; what a registry does not know becomes a path, or stays."""
     cfg = Config.fromfile(ROOT / CONFIG)
     cfg.model.bbox_head.loss_cls.type = OwnLoss
+    cfg.model.bbox_head.type = OwnHead  # registered, but only once its module is imported
     cfg.model.bbox_head.loss_bbox.type = local = type('Local', (nn.Module,), {})
     name_types(cfg)
     names = {part['type'] for part in nested_dicts(list(cfg.values())) if 'type' in part}
     assert {'mmdet.RetinaNet', 'mmvanilla.VanillaNet', 'CheckpointHook', 'SGD'} < names
     assert {'LoadImageFromFile', 'mmdet.Resize', 'mmdet.AnchorGenerator', local} < names
-    assert f'{__name__}.OwnLoss' in names
+    assert {f'{__name__}.OwnLoss', f'{__name__}.OwnHead'} < names
     assert scope_of(cfg) == 'mmdet'
 
 

@@ -43,6 +43,10 @@ def test_classifier(imagenet, run_tool, tmp_path):
             *('--out', out, *more, '--cfg-options', *options),
         )
         found[name] = [(each['img_path'], each['pred_score']) for each in load(out)]
+    assert {path.name for path in tmp_path.glob('*.py')} == {
+        'vanillanet-5_8xb128_in1k.py',  # of training and testing, which TTA does not overwrite
+        'vanillanet-5_8xb128_in1k_tta.py',
+    }
     for i, (path, scores) in enumerate(found['twice']):
         expected = expected_scores(model, cfg, path)
         torch.testing.assert_close(scores, expected.mean(0), rtol=1e-4, atol=1e-6)

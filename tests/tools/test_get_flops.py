@@ -63,6 +63,11 @@ def test_other_channels(channels, table):
     assert float(row[2]) - float(usual[2]) == pytest.approx(weights, abs=0.011)
 
 
+def test_small_images(monkeypatch):
+    message = fail('analysis_tools/get_flops', CONFIGS[0], '--shape', '16', monkeypatch=monkeypatch)
+    assert 'images of 16x16 are too small' in message
+
+
 def test_config_of_the_package(table, monkeypatch):
     name = 'imagenet/vanillanet-5_8xb128_in1k.py'
     assert table(f'mmvanilla::{name}') == table(f'configs/{name}')

@@ -18,7 +18,7 @@ from mmengine.fileio import load
 from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 
-from mmvanilla import switch_to_deploy
+from mmvanilla import VanillaNet, switch_to_deploy
 from mmvanilla.cli.options import (
     add_cfg_options,
     config_file,
@@ -152,7 +152,11 @@ def count(cfg: Config, shape: Tuple[int, int], deploy: bool) -> Dict[str, int]:
 
         meta = dict(img_shape=shape, ori_shape=shape, pad_shape=shape, batch_input_shape=shape)
         inputs['data_samples'] = [DetDataSample(metainfo=dict(meta, scale_factor=(1.0, 1.0)))]
-    counts = count_macs(model, torch.rand(1, image_channels(model), *shape), **inputs)
+    images = torch.rand(1, image_channels(model), *shape)
+    for module in model.modules():
+        if isinstance(module, VanillaNet):
+            module.check_images(images)
+    counts = count_macs(model, images, **inputs)
     return dict(
         parameters=sum(p.numel() for p in model.parameters()),
         macs=sum(counts[''].values()),

@@ -209,7 +209,9 @@ class DeepTrainingHook(Hook):
             )
         now = self._lambda(runner)
         loaded = {conv.lambda_ for conv in trained_convs if conv.is_deep} - {now}
-        is_start = self.weights_loaded or (not runner._resume and _is_pretrained(runner.model))
+        is_start = self.weights_loaded or (
+            not runner._resume and _is_pretrained(runner.model, trained_convs)
+        )
         if loaded and is_start:
             mend = (
                 f'To fine-tune at λ = 1, set {self.length_name}=0.'
@@ -259,10 +261,10 @@ class DeepTrainingHook(Hook):
             self.resumed_merged = any(prefix in trained for prefix in forms)
 
 
-def _is_pretrained(model: torch.nn.Module) -> bool:
-    """Whether a module that contains deep convolutions was initialized from a checkpoint."""
+def _is_pretrained(model: torch.nn.Module, convs: List[Foldable]) -> bool:
+    """Whether a module that contains some of these was initialized from a checkpoint."""
     for module in model.modules():
         cfgs = pretrained_cfgs(getattr(module, 'init_cfg', None))
-        if any(cfg.get('checkpoint') for cfg in cfgs) and next(deep_convs(module), None):
+        if any(cfg.get('checkpoint') for cfg in cfgs) and {*deep_convs(module)} & {*convs}:
             return True
     return False

@@ -195,6 +195,10 @@ def test_annealing_loaded_weights_is_said(tmp_path, warnings):
     make_runner(tmp_path / 'run2', model=Classifier(init_cfg=init_cfg)).train()
     assert sum('training starts at λ = 0' in m for m in warnings) == 1
     warnings.clear()
+    model = Classifier()  # from random weights, with a teacher that is not
+    model.teacher = Classifier(init_cfg=init_cfg).requires_grad_(False)
+    make_runner(tmp_path / 'run4', model=model).train()
+    assert not any('training starts at' in m for m in warnings)
     make_runner(tmp_path / 'run3').train()
     assert not any('training starts at' in m for m in warnings)
 
