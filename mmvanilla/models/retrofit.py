@@ -185,28 +185,23 @@ class _InTurn(nn.ModuleList):
         self.turns[get_ident()] = turn + 1
         return self[turn](x)
 
-    def start(self) -> None:
-        self.turns[get_ident()] = 0
-
 
 class _ChannelsOfCalls(nn.Module):
     """Takes the place of a ReLU and records the channels of each call that ``parent`` makes."""
 
     def __init__(self, parent: nn.Module) -> None:
         super().__init__()
-        self.turn = -1  # until its parent is called
+        self.turns: Dict[int, int] = {}
         # By call; None stands for anything that is not a feature map.
         self.channels: Dict[int, Set[Optional[int]]] = {}
         _start_turns_with(parent)
 
     def forward(self, x: Tensor) -> Tensor:
         found = x.shape[1] if x.dim() == 4 and x.shape[2:].numel() > 1 else None
-        self.channels.setdefault(self.turn, set()).add(found)
-        self.turn += 1
+        turn = self.turns.get(get_ident(), -1)  # -1 until its parent is called
+        self.channels.setdefault(turn, set()).add(found)
+        self.turns[get_ident()] = turn + 1
         return x
-
-    def start(self) -> None:
-        self.turn = 0
 
 
 def _start_turns_with(parent: nn.Module) -> None:
@@ -217,7 +212,7 @@ def _start_turns_with(parent: nn.Module) -> None:
 def _start_turns(parent: nn.Module, args: Any) -> None:
     for child in parent.children():
         if isinstance(child, (_InTurn, _ChannelsOfCalls)):
-            child.start()
+            child.turns[get_ident()] = 0
 
 
 def _channels_of_calls(
