@@ -2,6 +2,7 @@
 
 import argparse
 import builtins
+import fcntl
 import io
 import os
 import pickle
@@ -24,7 +25,7 @@ from mmengine.logging import HistoryBuffer
 from mmengine.optim import OneCycleLR
 
 from mmvanilla import UsageError
-from mmvanilla.checkpoint import load_checkpoint, replace_when_whole
+from mmvanilla.checkpoint import load_checkpoint, replace_when_whole, writing
 from mmvanilla.checkpoint.safe_reading import read_safely
 from mmvanilla.cli.config_in_checkpoint import config_in_checkpoint
 from mmvanilla.models.loading.weights import read_state_dict
@@ -605,6 +606,30 @@ def test_planted_links_are_not_followed(tmp_path):
         first.write_text('first')
     assert (tmp_path / 'a.pth').read_text() == 'first' and target.read_text() == 'kept'
     assert sorted(os.listdir(tmp_path)) == ['a.pth', 'a.pth.tmp', 'target']
+
+
+@pytest.mark.parametrize('locks', [True, False])
+def test_what_windows_refuses(locks, tmp_path, monkeypatch):
+    """It flushes only files that are open for writing, and renames only files that are closed."""
+    renamed, fsync, replace = [], os.fsync, os.replace
+
+    def flush(number):
+        assert fcntl.fcntl(number, fcntl.F_GETFL) & (os.O_WRONLY | os.O_RDWR)
+        fsync(number)
+
+    def rename(source, target):
+        names = [os.path.realpath(f'/proc/self/fd/{n}') for n in os.listdir('/proc/self/fd')]
+        renamed.append(str(source) in names)
+        replace(source, target)
+
+    monkeypatch.setattr(os, 'fsync', flush)
+    monkeypatch.setattr(os, 'replace', rename)
+    if not locks:  # there are none on Windows
+        monkeypatch.setattr(writing, 'fcntl', None)
+    with replace_when_whole(tmp_path / 'a') as temporary:
+        temporary.write_text('x')
+    assert (tmp_path / 'a').read_text() == 'x'
+    assert renamed == [locks]  # with locks it stays open until it has its name
 
 
 KILLED = """
