@@ -41,14 +41,10 @@ def check_pretrained(cfg: Config) -> None:
 
 def _pretrained_files(part: Any, name: str) -> Iterator[Tuple[str, Any]]:
     """The files of pre-trained weights in a config's part, each with its place in the config."""
+    if isinstance(part, dict) and any(pretrained_cfgs(part)):
+        yield f'{name}.checkpoint', part['checkpoint']
     for key, value in part.items() if isinstance(part, dict) else enumerate(part):
-        if key == 'init_cfg' and isinstance(value, dict) and list(pretrained_cfgs(value)):
-            yield f'{name}.init_cfg.checkpoint', value['checkpoint']
-        elif key == 'init_cfg' and isinstance(value, list):
-            for i, each in enumerate(value):
-                if list(pretrained_cfgs(each)):
-                    yield f'{name}.init_cfg.{i}.checkpoint', each['checkpoint']
-        elif key == 'pretrained':
+        if key == 'pretrained':
             yield f'{name}.pretrained', value
         elif isinstance(value, (dict, list, tuple)):
             yield from _pretrained_files(value, f'{name}.{key}')

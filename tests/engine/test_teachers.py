@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers.networks import randomize
+from helpers.networks import FORMS, randomize
 from helpers.small_run import Classifier, Record, make_runner
 from mmengine.hooks import EMAHook, Hook
 from mmengine.model import BaseModel, ExponentialMovingAverage
@@ -14,7 +14,6 @@ from mmengine.optim import OptimWrapper
 from mmvanilla import (
     UsageError,
     VanillaNet,
-    merge_deep_convs,
     set_deep_training_lambda,
     switch_to_deploy,
 )
@@ -24,7 +23,6 @@ from mmvanilla.models.folding.foldable import named_foldables
 from mmvanilla.models.folding.network import deep_convs, unwrap
 
 X = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-FORMS = dict(deep=lambda model: model, merged=merge_deep_convs, deploy=switch_to_deploy)
 EMA = dict(type='EMAHook', momentum=0.1, update_buffers=True)
 
 

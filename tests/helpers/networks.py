@@ -6,6 +6,10 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.profiler import profile
 
+from mmvanilla import merge_deep_convs, switch_to_deploy
+
+# What brings a network to each form.
+FORMS = dict(deep=lambda model: model, merged=merge_deep_convs, deploy=switch_to_deploy)
 ARCHS = ['5', '6', '7', '8', '9', '10', '11', '12', '13', '13-x1.5', '13-x1.5-ada']
 
 

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from helpers.networks import randomize, relative_error
+from helpers.networks import FORMS, randomize, relative_error
 from mmengine.model.efficient_conv_bn_eval import turn_on_efficient_conv_bn_eval
 from torch import nn
 from torch.ao import quantization
@@ -26,7 +26,6 @@ from mmvanilla import (
 from mmvanilla.models import DeepConv, SeriesActivation
 
 X = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-FORMS = dict(deep=lambda model: model, merged=merge_deep_convs, deploy=switch_to_deploy)
 FORM = pytest.mark.parametrize('form', FORMS)
 
 

@@ -3,13 +3,13 @@
 import pytest
 import torch
 from helpers.narrow_detector import CLASSES, CONFIG, narrow_options
-from helpers.networks import randomize
+from helpers.networks import FORMS, randomize
 from helpers.programs import ROOT
 from mmdet.models.detectors import SingleStageDetector
 from mmdet.registry import MODELS
 from torch.nn import functional as F
 
-from mmvanilla import VanillaNet, merge_deep_convs, switch_to_deploy
+from mmvanilla import VanillaNet, switch_to_deploy
 from mmvanilla.checkpoint import load_checkpoint
 
 SOFT_TEACHER = """
@@ -120,7 +120,6 @@ class Distilled(SingleStageDetector):
         return losses
 
 
-FORMS = dict(deep=lambda model: model, merged=merge_deep_convs, deploy=switch_to_deploy)
 DISTILLED = """
 _base_ = '{config}'
 model = dict(

@@ -11,7 +11,7 @@ import pytest
 import torch
 from helpers.config_options import loader_options, read_config
 from helpers.narrow_detector import CONFIG, narrow_options
-from helpers.networks import randomize, relative_error
+from helpers.networks import FORMS, randomize, relative_error
 from helpers.programs import ROOT, forget_runs
 from mmdet.apis import DetInferencer, inference_detector, init_detector
 from mmengine.config import Config
@@ -21,13 +21,12 @@ from mmengine.runner import Runner
 from mmpretrain import ImageClassificationInferencer
 from mmseg.apis import inference_model, init_model
 
-from mmvanilla import UsageError, merge_deep_convs, switch_to_deploy
+from mmvanilla import UsageError
 from mmvanilla.checkpoint import load_checkpoint
 from mmvanilla.cli.running import build_model
 from mmvanilla.models.folding.network import deep_convs
 from mmvanilla.models.loading.weights import load_weights, read_state_dict
 
-FORMS = dict(deep=lambda model: model, merged=merge_deep_convs, deploy=switch_to_deploy)
 FORM = pytest.mark.parametrize(
     'form', [pytest.param('deep', marks=pytest.mark.slow), 'merged', 'deploy']
 )

@@ -133,7 +133,6 @@ class DeepTrainingHook(Hook):
             )
         self._warn(runner, trained_convs)
         self.averages |= averages_in_model(runner)
-        self.annealed = annealed_layers(runner, self.averages)
 
     def before_train_epoch(self, runner: Runner) -> None:
         self.annealed = annealed_layers(runner, self.averages)  # a hook may have unfrozen layers
@@ -167,7 +166,6 @@ class DeepTrainingHook(Hook):
         for prefix, conv in foldables_of_run(runner):
             if prefix in self.annealed and conv.is_deep:
                 conv.lambda_ = value
-        self._merge_if_due(runner)
 
     def _merge_if_due(self, runner: Runner) -> None:
         due = self.merge and self._lambda(runner) == 1
