@@ -52,18 +52,19 @@ def merge_train_options(cfg: Config, args: argparse.Namespace) -> None:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
             raise UsageError('--auto-scale-lr needs auto_scale_lr.base_batch_size in the config.')
         cfg.auto_scale_lr.enable = True
-    if args.resume:
-        auto = args.resume == 'auto'
-        resume_from = latest_whole_checkpoint(cfg.work_dir) if auto else args.resume
-        if resume_from is None:  # the first start of a job that is restarted whenever it dies
-            print(f'No checkpoint to resume from in {cfg.work_dir}: starting from the beginning.')
-        else:
-            cfg.resume, cfg.load_from = True, str(resume_from)
     # A run killed while writing, or before a kept checkpoint is replaced, loses nothing.
     hooks = cfg.setdefault('default_hooks', {})
     hook = hooks.setdefault('checkpoint', dict(type='CheckpointHook', interval=1))
     if hook and class_of(hook, scope_of(cfg), HOOKS) is CheckpointHook:
         hook['type'] = 'mmvanilla.AtomicCheckpointHook'
+    in_config = cfg.get('resume') and not cfg.get('load_from')
+    if args.resume == 'auto' or (in_config and not args.resume):
+        args.resume = latest_whole_checkpoint(cfg.work_dir, (hook or {}).get('out_dir'))
+        if args.resume is None:  # the first start of a job that is restarted whenever it dies
+            print(f'No checkpoint to resume from in {cfg.work_dir}: starting from the beginning.')
+            cfg.resume = False
+    if args.resume:
+        cfg.resume, cfg.load_from = True, str(args.resume)
 
 
 def holds_backbone(checkpoint: dict, cfg: Config) -> bool:

@@ -7,6 +7,7 @@ within their records, and stand-ins for the few classes that training checkpoint
 """
 
 import io
+import os
 import pickle
 import re
 import struct
@@ -206,8 +207,16 @@ class _Unpickler(pickle._Unpickler):  # pure Python: its instructions can be rep
     }
 
 
-def read_safely(path: Union[str, Path]) -> Any:
-    """The contents of a file that ``torch.save`` wrote, on the CPU; checksums are compared.
+def read_safely(path: Union[str, Path], values: bool = True) -> Any:
+    """The contents of a file that ``torch.save`` wrote, on the CPU.
+
+    Checksums are compared, except those of weights if the environment variable
+    ``MMVANILLA_SKIP_CHECKSUMS`` is set, which saves time with very large files.
+
+    Args:
+        path: The file.
+        values: Whether to read the numbers of its tensors; otherwise these are meta tensors. Files
+            of torch < 1.6 are read whole.
 
     Raises:
         RefusedError: if it holds something that is not allowed; the message names it.
@@ -220,10 +229,10 @@ def read_safely(path: Union[str, Path]) -> Any:
         starts_as_zip = file.read(2) == b'PK'
         file.seek(0)
         size = path.stat().st_size
-        return _read_zip(file, size) if starts_as_zip else _read_old(file, size)
+        return _read_zip(file, size, values) if starts_as_zip else _read_old(file, size)
 
 
-def _read_zip(file: BinaryIO, size: int) -> Any:
+def _read_zip(file: BinaryIO, size: int, values: bool) -> Any:
     kept: Dict[str, Tensor] = {}
     with zipfile.ZipFile(file) as archive:
         infos = {info.filename: info for info in archive.infolist()}
@@ -240,9 +249,13 @@ def _read_zip(file: BinaryIO, size: int) -> Any:
             require(same, 'numbers in another byte order')
 
         def load_storage(key: str, dtype: torch.dtype, length: int) -> Tensor:
+            if not values:
+                return torch.empty(length, dtype=dtype, device='meta')
             if key not in kept:
-                record = bytearray(archive.read(f'{folder}data/{key}'))  # compares its checksum
-                kept[key] = _numbers(record)
+                with archive.open(f'{folder}data/{key}') as record:
+                    if os.environ.get('MMVANILLA_SKIP_CHECKSUMS'):
+                        record._expected_crc = None  # else it compares the checksum
+                    kept[key] = _numbers(bytearray(record.read()))
             numbers = kept[key].view(dtype)
             require(len(numbers) == length, 'a tensor of a different size than its record')
             return numbers

@@ -10,6 +10,7 @@ from mmengine.logging import HistoryBuffer
 
 from mmvanilla import UsageError
 from mmvanilla.checkpoint import (
+    DamagedError,
     get_state_dict,
     latest_whole_checkpoint,
     load_checkpoint,
@@ -128,24 +129,113 @@ def test_replace_when_whole(tmp_path):
     assert os.listdir(path.parent) == ['a.pth']
 
 
-def test_latest_whole_checkpoint(tmp_path):
+def save_resumable(path, epoch, iteration, **kwargs):
+    meta = dict(epoch=epoch, iter=iteration)
+    torch.save(dict(state_dict={}, message_hub={}, meta=meta, optimizer={}, **kwargs), path)
+
+
+@pytest.mark.parametrize('names', [('epoch_9', 'epoch_10'), ('epoch_1', 'iter_30'), ('b', 'a')])
+def test_the_latest_checkpoint_is_the_one_that_says_so(names, tmp_path):
+    """Neither the times of the files, as after copying a folder, nor their names decide."""
     assert latest_whole_checkpoint(tmp_path) is None
-    for age, (name, content) in enumerate(
-        {
-            'epoch_2_deploy.pth': dict(state_dict={}),  # newest, not for resuming
-            'epoch_3.pth': None,  # cut off
-            'best.pth': dict(state_dict={}, message_hub={}, meta={}),  # without optimizer
-            'epoch_2.pth': dict(state_dict={}, message_hub={}, meta={}, optimizer={}),
-            'epoch_1.pth': dict(state_dict={}, message_hub={}, meta={}, optimizer={}),
-        }.items()
-    ):
-        if content is None:
-            (tmp_path / name).write_bytes(b'PK cut')
-        else:
-            torch.save(content, tmp_path / name)
-        os.utime(tmp_path / name, (1000 - age, 1000 - age))
+    for age, name in enumerate(reversed(names)):
+        save_resumable(tmp_path / f'{name}.pth', names.index(name) + 1, 10)
+        os.utime(tmp_path / f'{name}.pth', (1000 + age, 1000 + age))
+    torch.save(dict(state_dict={}), tmp_path / 'epoch_20_deploy.pth')  # not for resuming
+    torch.save(dict(state_dict={}, message_hub={}, meta={}), tmp_path / 'best_1_epoch_20.pth')
     (tmp_path / 'last_checkpoint').write_text('')  # killed while writing it
+    assert latest_whole_checkpoint(tmp_path).stem == names[-1]
+
+
+@pytest.mark.parametrize('damage', ['cut', 'flipped'])
+def test_damaged_checkpoints_are_set_aside(damage, tmp_path):
+    for epoch in (1, 2, 3):
+        save_resumable(tmp_path / f'epoch_{epoch}.pth', epoch, 0, more=torch.ones(99))
+    for epoch in (1, 3):
+        path = tmp_path / f'epoch_{epoch}.pth'
+        content = path.read_bytes()
+        ones = np.ones(99, np.float32).tobytes()
+        new = content[:-9] if damage == 'cut' else content.replace(ones, ones[:-1] + b'!')
+        path.write_bytes(new)
     assert latest_whole_checkpoint(tmp_path).name == 'epoch_2.pth'
+    # The first is not in the way of the run that goes on.
+    names = ['epoch_1.pth', 'epoch_2.pth', 'epoch_3.pth.damaged']
+    assert sorted(os.listdir(tmp_path)) == names
+
+
+def test_checkpoints_in_another_folder(tmp_path):
+    (tmp_path / 'run').mkdir()
+    (tmp_path / 'out/run').mkdir(parents=True)
+    save_resumable(tmp_path / 'out/run/epoch_1.pth', 1, 0)
+    assert latest_whole_checkpoint(tmp_path / 'run') is None
+    assert latest_whole_checkpoint(tmp_path / 'run', f'{tmp_path}/out').name == 'epoch_1.pth'
+    (tmp_path / 'run/last_checkpoint').write_text(str(tmp_path / 'out/run/epoch_7.pth'))
+    assert latest_whole_checkpoint(tmp_path / 'run').name == 'epoch_1.pth'
+
+
+def write_diverged(path):
+    torch.save(dict(state_dict={'a.weight': torch.tensor([1, float('nan')])}), path)
+
+
+@pytest.mark.parametrize(
+    ('write', 'expected'),
+    [
+        (lambda path: torch.save(dict(state_dict={}), path), 'epoch_3.pth holds only weights'),
+        (lambda path: path.write_bytes(b'PK cut'), 'epoch_3.pth is truncated'),
+        (write_diverged, 'epoch_3.pth holds only weights'),
+        (lambda path: path.symlink_to('none'), 'epoch_3.pth does not exist'),
+    ],
+    ids=['weights', 'cut', 'diverged', 'dangling'],
+)
+def test_a_run_never_begins_again_over_checkpoints(write, expected, tmp_path):
+    write(tmp_path / 'epoch_3.pth')
+    with pytest.raises(UsageError, match=expected):
+        latest_whole_checkpoint(tmp_path)
+    assert os.listdir(tmp_path) == ['epoch_3.pth']
+
+
+def test_a_checkpoint_of_a_diverged_run_is_not_passed_over(tmp_path):
+    save_resumable(tmp_path / 'epoch_1.pth', 1, 0)
+    save_resumable(tmp_path / 'epoch_2.pth', 2, 0, model={'a.bias': torch.tensor([-np.inf])})
+    with pytest.raises(UsageError, match=r'epoch_2\.pth holds an infinite number in a\.bias'):
+        latest_whole_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ('name', 'value', 'expected'),
+    [
+        ('a.weight', [1, np.nan], 'NaN in a.weight'),
+        ('mask', [np.nan], 'NaN in mask'),
+        ('mask', [-np.inf], None),
+        ('a.running_mean', [np.inf, 0], 'an infinite number in a.running_mean'),
+        ('a.running_var', [1, -0.001], 'a negative variance in a.running_var'),
+        ('a.running_var', [0.0], None),
+        ('a.weight', [], None),
+    ],
+)
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_weights_that_cannot_be(name, value, expected, dtype, tmp_path):
+    value = torch.tensor(value, dtype=dtype)
+    if expected and dtype == torch.float16 and value.numel() == 2:
+        value = value[:, None].expand(2, 3)
+    torch.save(dict(state_dict={name: value}), tmp_path / 'a.pth')
+    if expected is None:
+        load_checkpoint(tmp_path / 'a.pth')
+    else:
+        with pytest.raises(UsageError, match=rf'a\.pth holds {expected}: the run'):
+            load_checkpoint(tmp_path / 'a.pth')
+
+
+def test_checksums_can_be_skipped(tmp_path, monkeypatch):
+    torch.save(
+        dict(state_dict={'a.weight': torch.arange(9, dtype=torch.uint8)}), tmp_path / 'a.pth'
+    )
+    whole = (tmp_path / 'a.pth').read_bytes()
+    (tmp_path / 'a.pth').write_bytes(whole.replace(bytes(range(9)), bytes(range(1, 10))))
+    with pytest.raises(DamagedError, match='is damaged'):
+        load_checkpoint(tmp_path / 'a.pth')
+    monkeypatch.setenv('MMVANILLA_SKIP_CHECKSUMS', '1')
+    assert load_checkpoint(tmp_path / 'a.pth')['state_dict']['a.weight'][0] == 1
 
 
 def test_a_checkpoint_that_is_refused_is_not_passed_over(tmp_path):

@@ -1,14 +1,22 @@
 """mmengine's CheckpointHook, made safe against kills at any moment."""
 
+import glob
+import os
+import re
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Optional, Union
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple, Union
 
-from mmengine.dist import is_main_process
+from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
-from ...checkpoint import replace_when_whole
+from ...checkpoint import latest_whole_checkpoint, load_checkpoint, replace_when_whole
+from ...errors import UsageError
 from ...registry import HOOKS, register
+
+EXPIRED = 'expired_ckpt_id'  # in the message hub: what is removed once a checkpoint is written
 
 
 @register_backend('mmvanilla_atomic', force=True)  # a notebook may reload this module
@@ -20,28 +28,155 @@ class AtomicLocalBackend(LocalBackend):
             temporary.write_bytes(obj)
 
 
+class _RemovingLater:
+    """A file backend that only notes what it should remove."""
+
+    def __init__(self, backend: Any) -> None:
+        self.backend = backend
+        self.due: List[Tuple[Callable, Any]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.backend, name)
+
+    def remove(self, path: Any) -> None:
+        self.due.append((self.backend.remove, path))
+
+    def rmtree(self, path: Any) -> None:
+        self.due.append((self.backend.rmtree, path))
+
+
 @register(HOOKS)
 class AtomicCheckpointHook(CheckpointHook):
-    """Writes each checkpoint completely or not at all, and removes an old one only after that.
+    """Writes each checkpoint completely or not at all, and removes old ones only after that.
 
-    mmengine's hook writes in place, and under ``max_keep_ckpts=1`` deletes the old checkpoint
-    first. With this hook, a run killed between the two keeps both. The copy of ``save_best`` is
-    also written completely, but replaces the old one as in mmengine. Arguments as in its hook.
+    mmengine's hook writes in place, and removes an old checkpoint before it writes the new one, the
+    best one of ``save_best`` too. With this hook, a run killed between the two keeps both; the run
+    that resumes removes what is left over. It also validates first if that was due at the epoch or
+    iteration that it resumes from, and keeps the best checkpoint of both runs. To resume without a
+    file name (``resume=True``), it takes the latest checkpoint that is whole, and never begins
+    again where there are checkpoints. Arguments as in mmengine's hook.
     """
 
     def __init__(self, *args: Any, backend_args: Optional[dict] = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         local = '://' not in str(self.out_dir or '')
         self.backend_args = backend_args or (dict(backend='mmvanilla_atomic') if local else None)
+        self.adopts_best = False  # whether best checkpoints of a killed run may be there
 
-    def _save_checkpoint_with_step(self, runner: Any, step: int, meta: dict) -> None:
+    def before_run(self, runner: Runner) -> None:
+        if runner._resume and runner._load_from is None:
+            latest = latest_whole_checkpoint(runner.work_dir, self.out_dir)
+            runner._load_from = latest and str(latest)
+
+    def before_train(self, runner: Runner) -> None:
+        super().before_train(runner)
+        if not runner._resume:
+            return
+        expired = runner.message_hub.runtime_info.get(EXPIRED)
+        if expired is not None:
+            self._remove(self.filename_tmpl.format(expired))
+        self.adopts_best = bool(self.save_best)
+        if _validation_is_due(runner):
+            runner.logger.info('The validation of the checkpoint comes first.')
+            runner.val_loop.run()
+
+    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         expired = None
         if 0 < self.max_keep_ckpts == len(self.keep_ckpt_ids) and self.keep_ckpt_ids[-1] != step:
-            expired = self.keep_ckpt_ids.popleft()
-        super()._save_checkpoint_with_step(runner, step, meta)
-        if expired is not None and is_main_process():
-            path = self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(expired))
-            if self.file_backend.isfile(path):
-                self.file_backend.remove(path)
-            elif self.file_backend.isdir(path):  # of DeepSpeed and other sharded strategies
-                self.file_backend.rmtree(path)
+            expired = self.keep_ckpt_ids[0]
+        runner.message_hub.update_info(EXPIRED, expired)
+        with self._removals_last():
+            super()._save_checkpoint_with_step(runner, step, meta)
+
+    def _save_best_checkpoint(self, runner: Runner, metrics: Dict[str, Any]) -> None:
+        if self.adopts_best:
+            self.adopts_best = False
+            if 'auto' in self.key_indicators:
+                self._init_rule(self.rules, [next(iter(metrics))])
+            for key in self.key_indicators:
+                self._adopt_best(runner, key)
+        with self._removals_last():
+            super()._save_best_checkpoint(runner, metrics)
+
+    def _adopt_best(self, runner: Runner, key: str) -> None:
+        """Takes the best of the checkpoints that earlier runs left for an indicator.
+
+        The others are removed, except those that cannot be read.
+        """
+        suffix = '' if len(self.key_indicators) == 1 else f'_{key}'
+        scores = self._scores_of_files(key, f'best_score{suffix}') if is_main_process() else {}
+        best = None
+        for path, score in scores.items():
+            if best is None or self.is_better_than[key](score, scores[best]):
+                best = path
+        everywhere = [best and (best, scores[best])]
+        broadcast_object_list(everywhere)
+        (found,) = everywhere
+        if found is None:
+            return
+        best, score = found
+        runner.message_hub.update_info(f'best_score{suffix}', score)
+        runner.message_hub.update_info(f'best_ckpt{suffix}', best)
+        if suffix:
+            self.best_ckpt_path_dict[key] = best
+        else:
+            self.best_ckpt_path = best
+        for path in scores:
+            if path != best:
+                self._remove(os.path.basename(path))
+
+    def _scores_of_files(self, key: str, score: str) -> Dict[str, Any]:
+        """The scores in the best checkpoints of an indicator that are in the folder, by path."""
+        if not isinstance(self.file_backend, LocalBackend):
+            return {}
+        parts = re.split(r'{[^}]*}', self.filename_tmpl)
+        name = glob.escape(f'best_{key}_'.replace('/', '_')) + '*'.join(map(glob.escape, parts))
+        scores = {}
+        for path in sorted(Path(self.out_dir).glob(name)):
+            with suppress(UsageError, LookupError, TypeError):  # not a best checkpoint
+                info = load_checkpoint(path, values=False)['message_hub']['runtime_info']
+                scores[str(path)] = info[score]
+        return scores
+
+    def _remove(self, name: str) -> None:
+        """Removes a checkpoint: a file, or the folder of a sharded strategy such as DeepSpeed."""
+        path = self.file_backend.join_path(self.out_dir, name)
+        if is_main_process() and self.file_backend.isfile(path):
+            self.file_backend.remove(path)
+        elif is_main_process() and self.file_backend.isdir(path):
+            self.file_backend.rmtree(path)
+
+    @contextmanager
+    def _removals_last(self) -> Iterator[None]:
+        """What is removed inside is removed at the end, if all goes well."""
+        backend = self.file_backend
+        self.file_backend = later = _RemovingLater(backend)
+        try:
+            yield
+        finally:
+            self.file_backend = backend
+        mine = {self.last_ckpt, getattr(self, 'best_ckpt_path', None)}
+        mine.update(getattr(self, 'best_ckpt_path_dict', {}).values())
+        for remove, path in later.due:
+            # Not what was written again, nor files in the folder that a run was copied from.
+            if path not in mine and os.path.dirname(path) == str(self.out_dir).rstrip('/'):
+                remove(path)
+
+
+def _validation_is_due(runner: Runner) -> bool:
+    """Whether the train loop validates where the run begins.
+
+    Checkpoints are written before that, so nothing in them says whether it has happened.
+    """
+    loop = runner.train_loop
+    known = isinstance(loop, (EpochBasedTrainLoop, IterBasedTrainLoop))
+    if runner.val_loop is None or not known:
+        return False
+    loop._decide_current_val_interval()
+    if isinstance(loop, IterBasedTrainLoop):
+        step, last = loop.iter, loop.max_iters
+    else:
+        step, last = loop.epoch, loop.max_epochs
+        if loop.iter != step * len(loop.dataloader):  # written in the middle of an epoch
+            return False
+    return 0 < step >= loop.val_begin and (step % loop.val_interval == 0 or step == last)

@@ -12,13 +12,12 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from ...checkpoint.numbers import NUMBERS, check_numbers
 from ...errors import UsageError
 from .arithmetic import part, take
 
 # At λ = 1 each form computes what the one before it does.
 FORMS = ('deep', 'merged', 'deploy')
-# Weights must have these; counters may be missing, and λ, which is then 1.
-NUMBERS = ('weight', 'bias', 'running_mean', 'running_var')
 Mismatches = Dict[str, List[str]]
 
 # Weak references to the parameters that a layer had in earlier forms, each with what replaced it.
@@ -198,6 +197,7 @@ class Foldable(nn.Module):
     def _load_from_state_dict(self, state_dict: Dict[str, Tensor], prefix: str, *args: Any) -> None:
         given = take(state_dict, prefix)
         if given:
+            check_numbers({prefix + name: value for name, value in given.items()}, 'the checkpoint')
             weights, mismatches = match(self, given)
             shapes = mismatches.pop('of another shape')
             # Other keys, such as a profiler's, are harmless.
