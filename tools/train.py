@@ -1,16 +1,19 @@
 """Trains a model: detection, classification or segmentation, as the config says."""
 
 import argparse
+import os
 
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
 
 from mmvanilla.checkpoint import (
+    check_writable,
     get_state_dict,
     is_resumable,
     latest_whole_checkpoint,
     load_checkpoint,
+    reserve_folder,
 )
 from mmvanilla.cli.checks import (
     check_amp,
@@ -24,6 +27,8 @@ from mmvanilla.cli.running import build_runner, drop_pretrained
 from mmvanilla.config import class_of, scope_of
 from mmvanilla.errors import UsageError
 from mmvanilla.models.loading.official import is_official_state_dict
+
+RANKS = dict(pytorch='RANK', slurm='SLURM_PROCID', mpi='OMPI_COMM_WORLD_RANK')
 
 
 def parse_args() -> argparse.Namespace:
@@ -80,6 +85,11 @@ def holds_backbone(checkpoint: dict, cfg: Config) -> bool:
 def main() -> None:
     args = parse_args()
     cfg = load_config(args)
+    check_writable(cfg.work_dir)
+    # With a launcher, the first process of the run reserves the folder.
+    is_first = int(os.environ.get(RANKS.get(cfg.launcher, ''), 0)) == 0
+    if is_first and os.path.isdir(cfg.work_dir):
+        reserve_folder(cfg.work_dir)
     if not all(cfg.get(name) for name in ('train_dataloader', 'train_cfg', 'optim_wrapper')):
         raise UsageError(
             f'{args.config} is only for inference: it has no train_dataloader, train_cfg or '
@@ -88,7 +98,7 @@ def main() -> None:
     merge_train_options(cfg, args)
     check_data(cfg, 'train_dataloader', 'val_dataloader', 'val_evaluator')
     if cfg.get('load_from') and '://' not in cfg.load_from:
-        checkpoint = load_checkpoint(cfg.load_from)
+        checkpoint = load_checkpoint(cfg.load_from, values=not cfg.get('resume'))
         if holds_backbone(checkpoint, cfg):
             drop_pretrained(cfg)
         if cfg.get('resume') and not is_resumable(checkpoint):
@@ -101,9 +111,11 @@ def main() -> None:
         check_pretrained(cfg)
     check_channels(cfg)
     check_classes(cfg)
+    if is_first:
+        reserve_folder(cfg.work_dir)
     build_runner(cfg).train()
 
 
 if __name__ == '__main__':
-    with one_sentence_errors():
+    with one_sentence_errors('interrupted; --resume goes on from the last checkpoint.'):
         main()

@@ -1,7 +1,7 @@
 """Weights that no network can have."""
 
 import math
-from typing import Any, Mapping, Tuple
+from typing import Any, Mapping, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -15,22 +15,31 @@ NUMBERS = ('weight', 'bias', 'running_mean', 'running_var')
 def check_numbers(weights: Any, what: str) -> None:
     """Raises UsageError naming the first weight that no network can have, if there is one.
 
-    That is NaN, an infinite weight or statistic, or a negative variance. Other buffers, such as
-    masks, may be infinite.
-
     Args:
         weights: A state dict. Anything in it but plain tensors is ignored.
         what: Where the weights are from.
     """
+    fault = find_fault(weights)
+    if fault is not None:
+        raise UsageError(
+            f'{what} holds {fault}: the run that wrote it diverged, or it is damaged; take an '
+            'earlier one.'
+        )
+
+
+def find_fault(weights: Any) -> Optional[str]:
+    """The first weight that no network can have, in words; None if there is none.
+
+    That is NaN, an infinite weight or statistic, or a negative variance. Other buffers, such as
+    masks, may be infinite; extra states, such as λ, are checked by their modules.
+    """
     for name, value in weights.items() if isinstance(weights, Mapping) else ():
         plain = type(value) in (Tensor, nn.Parameter) and not value.is_meta
-        if plain and value.is_floating_point():
+        if plain and value.is_floating_point() and not str(name).endswith('_extra_state'):
             found = _fault(str(name), value)
             if found:
-                raise UsageError(
-                    f'{what} holds {found} in {name}: the run that wrote it diverged, or it is '
-                    'damaged; take an earlier one.'
-                )
+                return f'{found} in {name}'
+    return None
 
 
 def _fault(name: str, value: Tensor) -> str:

@@ -1,13 +1,16 @@
 """Checks of a config, made before any long work starts."""
 
 import os
+from difflib import SequenceMatcher
 from pathlib import Path
-from typing import Any, Iterator, Tuple
+from typing import Any, Iterator, Tuple, get_type_hints
 
 import torch
 from mmengine.config import Config
 from mmengine.registry import DATASETS
+from mmengine.runner import Runner
 
+from ..arguments import check_value, nearest
 from ..checkpoint import load_checkpoint
 from ..compatibility import meta_device
 from ..config import class_of, is_a, nested_dicts, scope_of
@@ -22,7 +25,36 @@ DATA_SOURCES = {
     'ImageNet': 'ImageNet-1k is at https://www.image-net.org/download.php; unpack train and val',
     'ADE20KDataset': 'ADE20K is at https://groups.csail.mit.edu/vision/datasets/ADE20K; unpack it',
 }
+# Settings of a config that are not those of a Runner.
+OTHER_SETTINGS = (
+    *('custom_imports', 'default_scope', 'runner_type', 'auto_scale_lr'),
+    *('tta_model', 'tta_pipeline'),
+)
 WEIGHTS = 'https://github.com/huawei-noah/VanillaNet/releases'
+
+
+def check_settings(cfg: Config) -> None:
+    """Raises UsageError for misspelt settings of a run, and for settings of another kind.
+
+    mmengine ignores settings that it does not know, which may be variables of the config.
+    """
+    hints = get_type_hints(Runner.__init__)
+    hints.pop('log_level')
+    known = [
+        *hints,
+        'custom_imports',
+        'default_scope',
+        'tta_model',
+        'tta_pipeline',
+        'auto_scale_lr',
+    ]
+    for name, value in cfg.items():
+        if name in hints:
+            check_value(f'{name} of the config', value, hints[name])
+        near = nearest(name, known)
+        likely = near is not None and SequenceMatcher(None, name, near).ratio() > 0.9
+        if name not in known and likely and not name[-1].isdigit():
+            raise UsageError(f'the config sets {name}, which nothing reads: did you mean {near}?')
 
 
 def check_pretrained(cfg: Config) -> None:

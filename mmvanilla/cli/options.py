@@ -1,6 +1,7 @@
 """Command lines: the options of OpenMMLab's tools, the configs that they change, and errors."""
 
 import argparse
+import logging
 import os
 import sys
 import warnings
@@ -15,6 +16,8 @@ from mmengine.logging import MMLogger
 from ..config import name_types
 from ..errors import UsageError
 from ..model_index import find_root
+from .checks import check_settings
+from .explanations import explain, reason
 
 # The extra of setup.py for each package of base configs, as mmengine and onedl-mmengine call it.
 EXTRAS = {'mmsegmentation': 'segmentation', 'mmseg': 'onedl-segmentation'}
@@ -101,19 +104,33 @@ def read_config(path: Union[str, Path], options: Optional[dict] = None) -> Confi
             extra = EXTRAS.get(str(error).split()[0])
             mend = f' (pip install -e ".[{extra}]" in the folder of mmvanilla)' if extra else ''
             raise UsageError(f'config {path} cannot be read: {error}{mend}.') from None
-        raise
+        raise UsageError(f'config {path} cannot be read: {reason(error)}.') from error
+    except Exception as error:
+        raise UsageError(f'config {path} cannot be read: {reason(error)}.') from error
     name_types(cfg)  # so that mmengine can read what is written of it to checkpoints and logs
-    cfg.merge_from_dict(options or {})
+    try:
+        cfg.merge_from_dict(options or {})
+    except Exception as error:
+        raise UsageError(f'--cfg-options do not fit config {path}: {reason(error)}.') from error
+    check_settings(cfg)
     return cfg
 
 
 @contextmanager
-def one_sentence_errors() -> Iterator[None]:
-    """Ends the process with only the message of a UsageError."""
+def one_sentence_errors(interrupted: str = 'interrupted.') -> Iterator[None]:
+    """Ends the process with one sentence about an error, unless it is in the user's own code.
+
+    Args:
+        interrupted: What to say after Ctrl-C.
+    """
+    logging.raiseExceptions = False  # a full disk ends the run once, not at each line of its log
     try:
         yield
-    except UsageError as error:
-        # mmengine's registry wraps errors of modules in one of the same type, with a traceback.
-        while isinstance(error.__context__, UsageError):
-            error = error.__context__
-        sys.exit(f'error: {error}')
+    except KeyboardInterrupt:
+        print(interrupted, file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        sentence = explain(error)
+        if sentence is None:
+            raise
+        sys.exit(f'error: {sentence}')

@@ -15,9 +15,10 @@ from mmengine.runner import Runner
 from mmengine.runner import checkpoint as runner_checkpoint
 from torch import nn
 
-from ..checkpoint import load_checkpoint
+from ..checkpoint import check_writable, load_checkpoint
 from ..compatibility import AdvanceDataHook
 from ..config import nested_dicts, scope_of
+from ..engine.hooks.run_check_hook import RunCheckHook
 from ..errors import UsageError
 from ..models.folding.network import switch_to_deploy, unwrap
 from ..models.loading.names import name_weights
@@ -54,6 +55,8 @@ def build_runner(cfg: Config) -> Runner:
             _join_on_cpu(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     runner.register_hook(AdvanceDataHook())
+    if not any(isinstance(hook, RunCheckHook) for hook in runner.hooks):
+        runner.register_hook(RunCheckHook())
     return runner
 
 
@@ -127,6 +130,9 @@ def evaluate(
         UsageError: if data or weights are missing, or the weights are of another model.
     """
     cfg.load_from, cfg.resume = None, False  # weights are loaded below, before EMA hooks copy
+    check_writable(cfg.work_dir)
+    if out:
+        check_writable(out)
     check_data(cfg, 'test_dataloader', 'test_evaluator')
     weights = read_state_dict(checkpoint)
     if tta:

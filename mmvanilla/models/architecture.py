@@ -3,6 +3,7 @@
 from itertools import accumulate
 from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
+from ..arguments import AT_LEAST_0, AT_LEAST_1, check_value
 from ..errors import UsageError
 
 # Channels after the stem and after each block, and strides of the blocks, as in the released
@@ -28,7 +29,7 @@ ARCHITECTURES['13-x1.5-ada'] = dict(
 
 
 def parse_arch(
-    arch: Union[str, dict], architectures: Dict[str, Dict[str, Any]] = ARCHITECTURES
+    arch: Union[str, int, dict], architectures: Dict[str, Dict[str, Any]] = ARCHITECTURES
 ) -> Tuple[List[int], List[int], Optional[List[int]]]:
     """Channels, strides and adaptive pooling sizes (or None) of an ``arch`` argument.
 
@@ -37,7 +38,8 @@ def parse_arch(
         architectures: The architectures that have names.
 
     Raises:
-        UsageError: if the name is unknown, or if the lengths do not match.
+        UsageError: if the name is unknown, if the lengths do not match, or if there is something
+            other than whole numbers.
     """
     if not isinstance(arch, dict):
         if str(arch) not in architectures:
@@ -54,6 +56,9 @@ def parse_arch(
         )
     channels, strides = arch['channels'], arch['strides']
     pool_sizes = arch.get('adaptive_pool_sizes')
+    check_value('channels of arch', channels, Sequence[int], AT_LEAST_1)
+    check_value('strides of arch', strides, Sequence[int], AT_LEAST_1)
+    check_value('adaptive_pool_sizes of arch', pool_sizes, Optional[Sequence[int]], AT_LEAST_0)
     if len(channels) != len(strides) + 1:
         raise UsageError(
             f'arch has {len(channels)} channels and {len(strides)} strides: give the channels of '
@@ -65,6 +70,16 @@ def parse_arch(
             'size for each block, 0 to pool by the stride.'
         )
     return list(channels), list(strides), pool_sizes
+
+
+def widen(channels: Sequence[int], factor: float) -> List[int]:
+    """Multiplies channels by a factor; raises UsageError if that leaves a layer without any."""
+    widened = [round(c * factor) for c in channels]
+    if min(widened) < 1:
+        raise UsageError(
+            f'widen_factor={factor} leaves no channel of {min(channels)}: make it larger.'
+        )
+    return widened
 
 
 def find_stages(strides: Sequence[int]) -> Tuple[int, ...]:

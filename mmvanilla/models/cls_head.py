@@ -4,6 +4,7 @@ from typing import Any, Optional, Tuple
 
 from torch import Tensor, nn
 
+from ..arguments import AT_LEAST_1, FROM_0_TO_1, checked
 from ..errors import UsageError
 from ..registry import MODELS, register
 from .deep_conv import DeepConv
@@ -39,6 +40,7 @@ class VanillaNetClsHead(ClsHead):
         kwargs: ``topk`` and ``cal_acc`` of mmpretrain's ClsHead.
     """
 
+    @checked(num_classes=AT_LEAST_1, in_channels=AT_LEAST_1, dropout=FROM_0_TO_1)
     def __init__(
         self,
         num_classes: int,

@@ -6,6 +6,7 @@ from mmengine.dist import is_distributed
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..arguments import ABOVE_0, check_arguments
 from ..compatibility import SyncBatchNorm
 from ..errors import UsageError
 
@@ -45,7 +46,9 @@ def build_batch_norm(norm_cfg: dict, num_features: int) -> _BatchNorm:
             'it out.'
         )
     requires_grad = kwargs.pop('requires_grad', True)
-    norm = layers[norm_type](num_features, **kwargs)
+    made = layers[norm_type]
+    check_arguments(made.__init__, 'norm_cfg', (None, num_features), kwargs, {'eps': ABOVE_0})
+    norm = made(num_features, **kwargs)
     for param in norm.parameters():
         param.requires_grad = requires_grad
     return norm

@@ -4,7 +4,7 @@ from typing import Dict, Mapping, Optional, Set
 
 from torch import Tensor, nn
 
-from ..errors import UsageError
+from ..arguments import AT_LEAST_0, AT_LEAST_1, checked
 from .efficiency.convolve import convolve
 from .folding.arithmetic import conv_like, fold_norm, put_conv, take
 from .folding.foldable import Foldable
@@ -26,11 +26,12 @@ class SeriesActivation(Foldable):
     Shape: (N, C, H, W) to (N, C, H, W).
 
     Raises:
-        UsageError: if the series number is negative.
+        UsageError: for arguments of other kinds, or values that are out of range.
     """
 
     forms = ('merged', 'deploy')  # even in deep networks it has a single form for training
 
+    @checked(num_channels=AT_LEAST_1, act_num=AT_LEAST_0)
     def __init__(
         self,
         num_channels: int,
@@ -39,8 +40,6 @@ class SeriesActivation(Foldable):
         norm_cfg: dict = dict(type='BN'),
     ) -> None:
         super().__init__()
-        if act_num < 0:
-            raise UsageError(f'act_num must be 0 or more, got {act_num}.')
         self.norm_keys, self.norm_eps = describe_batch_norm(norm_cfg)
         self.relu = nn.ReLU()
         geometry = dict(padding=act_num, groups=num_channels, bias=deploy)

@@ -1,5 +1,7 @@
 """Parameter-free shortcuts, for the ablation of Table 3 (paper section 4.1)."""
 
+from typing import Optional
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -7,6 +9,14 @@ from ..errors import UsageError
 
 # Where the shortcut is added, relative to the activation; the names are those of Table 3.
 SHORTCUTS = ('before_act', 'after_act')
+
+
+def check_shortcut(place: Optional[str]) -> None:
+    """Raises UsageError unless it is None or one of ``SHORTCUTS``."""
+    if place not in (None, *SHORTCUTS):
+        raise UsageError(
+            f'shortcut={place!r} is unknown: choose one of {", ".join(SHORTCUTS)}, or None.'
+        )
 
 
 class Shortcut(nn.Module):

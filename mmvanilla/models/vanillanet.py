@@ -9,10 +9,11 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..arguments import ABOVE_0, AT_LEAST_0, AT_LEAST_1, checked
 from ..compatibility import is_compiling
 from ..errors import UsageError
 from ..registry import MODELS, register
-from .architecture import ARCHITECTURES, find_stages, match_layers, parse_arch
+from .architecture import ARCHITECTURES, find_stages, match_layers, parse_arch, widen
 from .deep_conv import DeepConv
 from .efficiency.on_cpu import channels_last_on_cpu, in_training_on_cpu, lean_block
 from .efficiency.recompute import recompute_in_backward
@@ -25,7 +26,7 @@ from .loading.weights import (
     with_pretrained,
 )
 from .series_activation import SeriesActivation
-from .shortcut import SHORTCUTS, Shortcut, ShortcutBlock
+from .shortcut import Shortcut, ShortcutBlock, check_shortcut
 
 
 class VanillaBlock(nn.Module):
@@ -90,7 +91,7 @@ class VanillaNet(BaseModule):
             segmentors hand theirs on by this name.
 
     Raises:
-        UsageError: if the arch is unknown, lengths do not match, or indices are out of range.
+        UsageError: for arguments of other names or kinds, or values that are out of range.
 
     Example:
         >>> import torch
@@ -105,9 +106,10 @@ class VanillaNet(BaseModule):
     default_init_cfg = dict(type='TruncNormal', layer='Conv2d', std=0.02, bias=0.0)
     __prepare_scriptable__ = as_graph
 
+    @checked(in_channels=AT_LEAST_1, act_num=AT_LEAST_0, widen_factor=ABOVE_0)
     def __init__(
         self,
-        arch: Union[str, dict] = '13',
+        arch: Union[str, int, dict] = '13',
         in_channels: int = 3,
         act_num: int = 3,
         out_indices: Union[int, Sequence[int]] = (3,),
@@ -123,12 +125,9 @@ class VanillaNet(BaseModule):
         pretrained: Optional[str] = None,
     ) -> None:
         super().__init__(with_pretrained(init_cfg, pretrained))
-        if shortcut not in (None, *SHORTCUTS):
-            raise UsageError(
-                f'shortcut={shortcut!r} is unknown: choose one of {", ".join(SHORTCUTS)}, or None.'
-            )
+        check_shortcut(shortcut)
         channels, strides, pool_sizes = parse_arch(arch, self.arch_settings)
-        channels = [round(c * widen_factor) for c in channels]
+        channels = widen(channels, widen_factor)
         self.in_channels = in_channels
         self.act_num = act_num
         self.norm_eval = norm_eval

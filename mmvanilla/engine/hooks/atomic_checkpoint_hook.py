@@ -12,6 +12,7 @@ from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
+from ...arguments import nearest
 from ...checkpoint import latest_whole_checkpoint, load_checkpoint, replace_when_whole
 from ...errors import UsageError
 from ...registry import HOOKS, register
@@ -95,6 +96,13 @@ class AtomicCheckpointHook(CheckpointHook):
                 self._init_rule(self.rules, [next(iter(metrics))])
             for key in self.key_indicators:
                 self._adopt_best(runner, key)
+        unknown = next((key for key in self.key_indicators if key not in metrics), 'auto')
+        if self.save_best and unknown != 'auto':
+            near = nearest(unknown, metrics)
+            raise UsageError(
+                f'save_best={unknown!r} is not among the metrics {", ".join(metrics)}'
+                + (f': did you mean {near!r}?' if near else '.')
+            )
         with self._removals_last():
             super()._save_best_checkpoint(runner, metrics)
 

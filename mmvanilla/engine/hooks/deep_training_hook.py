@@ -9,6 +9,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import Tensor
 
+from ...arguments import AT_LEAST_0, checked
 from ...errors import UsageError
 from ...models.folding.foldable import Foldable, match, named_foldables
 from ...models.folding.network import deep_convs, form_of, unwrap
@@ -57,11 +58,13 @@ class DeepTrainingHook(Hook):
             before and after. The paper continues in deep form.
 
     Raises:
-        UsageError: for an unknown schedule, or a length that is missing or negative.
+        UsageError: for an unknown schedule, a length that is missing or negative, or arguments of
+            other names or kinds.
     """
 
     priority = 'HIGH'  # before EMA hooks, which read what after_load_checkpoint prepares
 
+    @checked(decay_epochs=AT_LEAST_0, decay_iters=AT_LEAST_0)
     def __init__(
         self,
         decay_epochs: int = 100,
@@ -80,8 +83,6 @@ class DeepTrainingHook(Hook):
             )
         self.length_name = 'decay_epochs' if by_epoch else 'decay_iters'
         self.length = decay_epochs if by_epoch else decay_iters
-        if self.length < 0:
-            raise UsageError(f'{self.length_name} must be 0 or more, got {self.length}.')
         self.schedule = schedule
         self.by_epoch = by_epoch
         self.merge = merge

@@ -8,6 +8,7 @@ from mmengine.logging import print_log
 from mmengine.optim import DefaultOptimWrapperConstructor
 from torch import nn
 
+from ...arguments import ABOVE_0, AT_LEAST_1, check_arguments
 from ...errors import UsageError
 from ...registry import OPTIM_WRAPPER_CONSTRUCTORS, register
 
@@ -32,19 +33,11 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
     def _validate_cfg(self) -> None:
         super()._validate_cfg()
-        unknown = set(self.paramwise_cfg) - {'decay_rate', 'blocks_per_layer'}
-        if unknown:
-            raise UsageError(
-                f'paramwise_cfg has {", ".join(sorted(unknown))}, but '
-                'LayerDecayOptimWrapperConstructor takes only decay_rate and blocks_per_layer.'
-            )
+        check_arguments(_settings, 'paramwise_cfg', (), self.paramwise_cfg, _RANGES)
         # With an empty paramwise_cfg mmengine would not call add_params, which sets weight decay.
         self.paramwise_cfg = {'decay_rate': 1.0, 'blocks_per_layer': 1, **self.paramwise_cfg}
-        if self.paramwise_cfg['blocks_per_layer'] < 1 or self.base_lr is None:
-            raise UsageError(
-                'LayerDecayOptimWrapperConstructor needs an optimizer with lr, and a '
-                'blocks_per_layer of 1 or more.'
-            )
+        if self.base_lr is None:
+            raise UsageError('LayerDecayOptimWrapperConstructor needs an optimizer with lr.')
 
     def add_params(self, params: List[dict], module: nn.Module, **kwargs: Any) -> None:
         """Appends one group per layer and kind of weight decay to ``params``."""
@@ -93,6 +86,13 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
                 logger='current',
             )
         params.extend(group for _, group in sorted(groups.items()))
+
+
+def _settings(decay_rate: float = 1.0, blocks_per_layer: int = 1) -> None:
+    """What ``paramwise_cfg`` may hold."""
+
+
+_RANGES = dict(decay_rate=ABOVE_0, blocks_per_layer=AT_LEAST_1)
 
 
 def _parameters(function: Any) -> Mapping[str, Any]:

@@ -53,5 +53,8 @@ def _take_own_names(
         return
     weights = take(state_dict, prefix)
     is_official = is_official_state_dict(weights)
-    for name, value in own_names(weights, network).items():
-        state_dict[prefix + name.replace('backbone.', '', int(is_official))] = value
+    weights = {
+        name.replace('backbone.', '', int(is_official)): value
+        for name, value in own_names(weights, network).items()
+    }
+    state_dict.update({prefix + name: value for name, value in weights.items()})

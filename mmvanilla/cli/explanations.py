@@ -1,0 +1,254 @@
+"""One sentence about an error of another package, found in its traceback.
+
+Nothing here runs unless a program fails. Errors in modules of the user's own keep their tracebacks.
+"""
+
+import errno
+import inspect
+import json
+import re
+import traceback
+from typing import Any, Callable, Dict, Iterator, List, Optional, Set
+
+from mmengine.config import DictAction
+from mmengine.dataset import BaseDataset
+from mmengine.registry import Registry
+from torch import nn
+
+from ..arguments import nearest, unknown_names
+from ..engine.hooks.run_check_hook import explain_classes
+from ..errors import UsageError
+
+PACKAGES = ('mmengine', 'mmcv', 'mmdet', 'mmpretrain', 'mmseg', 'mmvanilla', 'torch', 'torchvision')
+READING = ('full_init', 'load_data_list', 'parse_data_info', 'filter_data', '_serialize_data')
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|Unable to allocate", re.I)
+
+
+def explain(error: BaseException) -> Optional[str]:
+    """What went wrong in one sentence, if it is known; None for errors in a user's own code."""
+    errors = list(_chain(error))
+    for each in errors:
+        if isinstance(each, UsageError):
+            return _from_process(str(each))
+    frames = [frame for each in errors for frame, _ in traceback.walk_tb(each.__traceback__)]
+    explainers: List[Callable[[BaseException, List[Any]], Optional[str]]] = [
+        _explain_options,
+        _explain_machine,
+        _explain_data,
+        _explain_part,
+        _explain_layer,
+    ]
+    sentences = (explainer(errors[0], frames) for explainer in explainers)
+    return next((sentence for sentence in sentences if sentence), None)
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The errors that led to this one, the first of them first."""
+    before = error.__cause__ or error.__context__
+    if before is not None:
+        yield from _chain(before)
+    yield error
+
+
+def _from_process(message: str) -> str:
+    """The message itself of an error that a data loader's process met."""
+    found = re.search(r'UsageError: (.*?)\s*\Z', message, re.S)
+    return found[1] if found and message.startswith('Caught ') else message
+
+
+def _explain_options(error: BaseException, frames: List[Any]) -> Optional[str]:
+    in_options = any(isinstance(frame.f_locals.get('self'), DictAction) for frame in frames)
+    return '--cfg-options takes key=value, without spaces around "=".' if in_options else None
+
+
+def _explain_machine(error: BaseException, frames: List[Any]) -> Optional[str]:
+    if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(_first_line(error)):
+        return (
+            f'there is not enough memory ({reason(error)}): use a smaller batch_size, smaller '
+            'images, fewer num_workers, or with_cp=True in the backbone.'
+        )
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        return f'{error.filename or "a file"} cannot be written ({error.strerror}): make room.'
+    if isinstance(error, PermissionError):
+        return f'there is no permission for {error.filename}: change it, or name another place.'
+    return None
+
+
+def _explain_data(error: BaseException, frames: List[Any]) -> Optional[str]:
+    """Explains errors in reading a data set's annotations."""
+    reading = [
+        frame.f_locals['self']
+        for frame in frames
+        if isinstance(frame.f_locals.get('self'), BaseDataset) and frame.f_code.co_name in READING
+    ]
+    if not reading or not _is_known(type(reading[-1])):
+        return None
+    dataset = reading[-1]
+    path = dataset.__dict__.get('ann_file') or dataset.__dict__.get('data_root')
+    classes = (dataset.__dict__.get('_metainfo') or {}).get('classes')
+    fault = _fault_of_coco(path)
+    if fault is None and isinstance(classes, (list, tuple)) and 'concatenate' in str(error):
+        return explain_classes(path, classes)
+    fault = fault or f'{type(dataset).__name__} cannot read it ({reason(error)})'
+    return f'{path} is not as it should be: {fault}.'
+
+
+def _fault_of_coco(path: Any) -> Optional[str]:
+    """What is wrong with a JSON file of COCO's format; None if it is right, or another file."""
+    if not str(path).endswith('.json'):
+        return None
+    try:
+        with open(path, encoding='utf-8') as file:
+            content = json.load(file)
+    except (OSError, ValueError) as error:  # JSONDecodeError and UnicodeDecodeError are such
+        return f'it is no JSON file ({_first_line(error)})'
+    if not isinstance(content, dict):
+        return f'it holds a {type(content).__name__}, but COCO has a dict'
+    for kind, keys in COCO.items():
+        if not isinstance(content.get(kind), list):
+            return f'it has no list of {kind}'
+        for i, item in enumerate(content[kind]):
+            for key, fits in keys.items():
+                if not isinstance(item, dict) or key not in item:
+                    return f'{kind}[{i}] has no {key}'
+                if not fits(item[key]):
+                    return f'{kind}[{i}] has the {key} {str(item[key])[:60]}'
+    known = {image['id'] for image in content['images']}
+    lost = next((a for a in content['annotations'] if a['image_id'] not in known), None)
+    return lost and f'annotation {lost.get("id")} is of image {lost["image_id"]}, which is missing'
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_box(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 4 and all(map(_is_number, value))
+
+
+# What mmdet reads of a file, and the form that it has.
+COCO: Dict[str, Dict[str, Callable[[Any], bool]]] = dict(
+    images=dict(
+        id=lambda value: isinstance(value, (int, str)),
+        file_name=lambda value: isinstance(value, str),
+        height=_is_number,
+        width=_is_number,
+    ),
+    annotations=dict(
+        image_id=lambda value: isinstance(value, (int, str)),
+        category_id=lambda value: isinstance(value, (int, str)),
+        bbox=_is_box,
+        area=_is_number,
+    ),
+    categories=dict(
+        id=lambda value: isinstance(value, (int, str)), name=lambda value: isinstance(value, str)
+    ),
+)
+
+
+def _explain_part(error: BaseException, frames: List[Any]) -> Optional[str]:
+    """Explains errors in building a part of the config."""
+    builders = [f for f in frames if f.f_code.co_name == 'build_from_cfg' and 'cfg' in f.f_locals]
+    if not builders:
+        return None
+    names = builders[-1].f_locals
+    part, made = names['cfg'], names.get('obj_cls')
+    if not isinstance(part, dict):
+        return f'a part of the config must be a dict with a type, got {part!r}.'
+    kind = part.get('type')
+    if kind is None:
+        return f'a part of the config has no type: {_short(part)}.'
+    if made is None:
+        return _unknown_type(kind, names['registry'])
+    if not _is_known(made):
+        return None
+    known = accepted_names(made)
+    unknown = [name for name in names['args'] if known is not None and name not in known]
+    title = getattr(made, '__name__', str(kind))
+    if unknown:
+        given = [each for each in known if each not in ('self', *names['args'])]
+        return unknown_names(unknown, given, title)
+    missing = re.search(r'missing \d+ required .*?arguments?: (.*)', str(error))
+    if missing:
+        return f'{title} needs {missing[1]}: {_short(part)} does not give it.'
+    return f'{title} cannot be built from {_short(part)}: {reason(error)}.'
+
+
+def _unknown_type(kind: Any, registry: Registry) -> str:
+    registries = [registry.root, *registry.root.children.values()]
+    known = {name: name for name in registry.module_dict}
+    for each in registries:
+        prefix = '' if each is registry.root else f'{each.scope}.'
+        for name in each.module_dict:
+            known.setdefault(name, f'{prefix}{name}')
+    near = nearest(str(kind).rpartition('.')[2], known)
+    mend = (
+        f'did you mean {known[near]!r}?'
+        if near
+        else "a class of your own needs custom_imports=dict(imports=['its_module'])."
+    )
+    return f'type={kind!r} is not among the {registry.name}s that are known: {mend}'
+
+
+def accepted_names(made: Callable) -> Optional[Set[str]]:
+    """The names of arguments that a class or function takes; None if it takes any."""
+    names: Set[str] = set()
+    for each in made.__mro__ if inspect.isclass(made) else [made]:
+        init = each.__dict__.get('__init__') if inspect.isclass(each) else each
+        if init is None:
+            continue
+        parameters = inspect.signature(init).parameters.values()
+        by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+        names.update(each.name for each in parameters if each.kind in by_name)
+        if all(parameter.kind != parameter.VAR_KEYWORD for parameter in parameters):
+            return names
+    return None
+
+
+def _explain_layer(error: BaseException, frames: List[Any]) -> Optional[str]:
+    """Explains a layer that gets features of other channels than it takes."""
+    modules = [
+        frame
+        for frame in frames
+        if isinstance(frame.f_locals.get('self'), nn.Module) and frame.f_code.co_name != '__call__'
+    ]
+    layer = modules[-1].f_locals['self'] if modules else None
+    x = modules[-1].f_locals.get('input') if modules else None
+    if isinstance(layer, nn.Conv2d) and getattr(x, 'ndim', 0) == 4:
+        takes, gets = layer.in_channels, x.shape[1]
+    elif isinstance(layer, nn.Linear) and getattr(x, 'ndim', 0) > 1:
+        takes, gets = layer.in_features, x.shape[-1]
+    else:
+        return None
+    outside = [type(frame.f_locals['self']) for frame in modules]
+    owners = [each for each in outside if each.__module__.split('.')[0] != 'torch']
+    owner = owners[-1].__name__ if owners else 'the model'
+    if takes == gets:
+        return None
+    return (
+        f'a layer of {owner} takes {takes} channels, but gets {gets}: set in_channels and '
+        'out_channels of the parts of the model so that each takes what the one before returns.'
+    )
+
+
+def _is_known(made: Any) -> bool:
+    return (getattr(made, '__module__', None) or '').split('.')[0] in PACKAGES
+
+
+def reason(error: BaseException) -> str:
+    """Kind and message of an error in one line; for a bare assertion, what was asserted."""
+    message = _first_line(error).rstrip('.')
+    if not message:
+        lines = traceback.extract_tb(error.__traceback__)
+        message = (lines[-1].line if lines else '') or ''
+    return f'{type(error).__name__}: {message}'
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [''])[0][:300]
+
+
+def _short(part: Any) -> str:
+    text = ', '.join(f'{key}={value!r}' for key, value in part.items())
+    return f'dict({text[:150]}{"..." if len(text) > 150 else ""})'

@@ -1,0 +1,201 @@
+"""Kills of a training run at each of its file operations, and at random moments."""
+
+import os
+import random
+import shutil
+import signal
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+
+import torch
+from faults.forks import Outcome, run_cases, run_tool
+from helpers.programs import ROOT
+
+from mmvanilla import UsageError
+from mmvanilla.checkpoint import load_checkpoint
+
+# Without random augmentation, whose state no checkpoint holds.
+CONFIG = """
+_base_ = '{root}/configs/digits/vanillanet-6_digits.py'
+model = dict(
+    backbone=dict(widen_factor=1 / 64),
+    head=dict(in_channels=64, dropout=0.0),
+    train_cfg=dict(_delete_=True)
+)
+data = dict(batch_size=8, num_workers=0, persistent_workers=False)
+pipeline = _base_.test_pipeline
+train_dataloader = dict(data, dataset=dict(data_root='{data}', pipeline=pipeline))
+val_dataloader = dict(data, dataset=dict(data_root='{data}'))
+test_dataloader = val_dataloader
+train_cfg = dict(max_epochs=4, val_interval=1)
+optim_wrapper = dict(optimizer=dict(lr=3e-2))
+custom_hooks = [
+    dict(type='mmvanilla.DeepTrainingHook', decay_epochs=2, merge=True),
+    dict(type='EMAHook', momentum=0.5, update_buffers=True),
+]
+randomness = dict(seed=1)  # with which the best checkpoint is the first, then the fourth
+default_hooks = dict(
+    logger=dict(interval=1), checkpoint=dict(max_keep_ckpts=1, save_best='accuracy/top1')
+)
+"""
+WRITES = {'os.rename', 'os.remove', 'os.mkdir', 'os.rmdir', 'os.truncate', 'os.link', 'os.symlink'}
+
+
+def train(work_dir: Path, config: Path, **kwargs: Any) -> Outcome:
+    return run_tool('train', config, '--work-dir', work_dir, '--resume', **kwargs)
+
+
+def on_file_operations(work_dir: Path, act: Callable[[int, str, str], None]) -> None:
+    """Calls ``act`` before each operation that changes files of a folder."""
+    inside, count = f'{work_dir}{os.sep}', 0
+
+    def hook(event: str, args: Tuple[Any, ...]) -> None:
+        nonlocal count
+        is_open = event == 'open' and len(args) > 2 and args[2] & (os.O_WRONLY | os.O_RDWR)
+        if (is_open or event in WRITES) and str(args[0]).startswith(inside):
+            act(count, event, str(args[1] if event == 'os.rename' else args[0]))
+            count += 1
+
+    sys.addaudithook(hook)
+
+
+def kill_at(number: int, work_dir: Path) -> None:
+    def act(count: int, event: str, path: str) -> None:
+        if count == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    on_file_operations(work_dir, act)
+
+
+def kill_after(seconds: float) -> None:
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
+def list_operations(work_dir: Path, out: Path) -> None:
+    def act(count: int, event: str, path: str) -> None:
+        with open(out, 'a') as file:
+            file.write(f'{event} {os.path.basename(path)}\n')
+
+    on_file_operations(work_dir, act)
+
+
+def names(work_dir: Path) -> List[str]:
+    """The files of a run, but not the folders of its logs."""
+    return sorted(path.name for path in work_dir.iterdir() if path.is_file())
+
+
+def differences(got: Any, expected: Any, place: str = '') -> Iterator[str]:
+    """The places at which two checkpoints differ; times, places and random names are left out."""
+    if isinstance(expected, dict):
+        for key in {**expected, **got}:
+            if key not in ('time', 'seed', 'experiment_name', 'cfg', 'last_ckpt', 'best_ckpt'):
+                if key not in got or key not in expected:
+                    yield f'{place}.{key}'
+                else:
+                    yield from differences(got[key], expected[key], f'{place}.{key}')
+    elif isinstance(expected, (list, tuple)):
+        if len(got) != len(expected):
+            yield place
+        for i, (one, other) in enumerate(zip(got, expected)):
+            yield from differences(one, other, f'{place}.{i}')
+    elif isinstance(expected, torch.Tensor):
+        if not torch.equal(got, expected):
+            yield place
+    elif type(expected).__name__ != 'HistoryBuffer' and got != expected:
+        yield place
+
+
+def same_files(work_dir: Path, reference: Path) -> List[str]:
+    """What differs between the files of two runs."""
+    found = [f'file {name}' for name in {*names(work_dir)} ^ {*names(reference)}]
+    for name in names(reference):
+        if name.endswith('.pth') and (work_dir / name).exists():
+            both = load_checkpoint(work_dir / name), load_checkpoint(reference / name)
+            found += [f'{name}{place}' for place in differences(*both)]
+    return found
+
+
+def best_is_there(work_dir: Path) -> bool:
+    for path in work_dir.glob('best_*.pth'):
+        try:
+            load_checkpoint(path)
+        except UsageError:
+            continue
+        return True
+    return False
+
+
+def case(
+    place: Path,
+    config: Path,
+    reference: Path,
+    deaths: List[Callable[[Path], None]],
+    best_written: bool,
+) -> Dict[str, Any]:
+    """Kills a run, and the runs that resume it; the last one is not killed."""
+    work_dir = place / 'run'
+    found = dict(killed=0, lost_best=[], lost=[], leftovers=[], traceback='')
+    for death in deaths:
+        outcome = train(work_dir, config, before=partial(death, work_dir))
+        found['killed'] += outcome.code in (-signal.SIGKILL, -signal.SIGALRM)
+        found['traceback'] += outcome.output[-2000:] if 'Traceback' in outcome.output else ''
+        if best_written and not best_is_there(work_dir):
+            found['lost_best'] = names(work_dir) or ['nothing']
+    outcome = train(work_dir, config)
+    if outcome.code:
+        found['lost'] = [outcome.output[-1500:]]
+        return found
+    wrong = same_files(work_dir, reference)
+    found['leftovers'] = [each for each in wrong if each.startswith('file ')]
+    found['lost'] = [each for each in wrong if not each.startswith('file ')][:5]
+    if 'Epoch(val) [4]' not in outcome.output:
+        found['lost'].append('the final metrics')
+    if not found['lost'] and not found['leftovers']:
+        shutil.rmtree(place)
+    return found
+
+
+def run_all(data: Path, folder: Path, rng: random.Random, most: Optional[int]) -> Dict[str, int]:
+    """All kills; returns counts by what was lost."""
+    reference, operations = folder / 'reference', folder / 'operations.txt'
+    config = folder / 'small.py'
+    config.write_text(CONFIG.format(root=ROOT, data=data))
+    outcome = train(reference, config, before=partial(list_operations, reference, operations))
+    assert outcome.code == 0, outcome.output[-3000:]
+    lines = operations.read_text().splitlines()
+    first_best = next(i for i, line in enumerate(lines) if line.startswith('os.rename best_'))
+    cases = {
+        f'before operation {i} ({line})': partial(
+            case,
+            config=config,
+            reference=reference,
+            deaths=[partial(kill_at, i)],
+            best_written=i > first_best,
+        )
+        for i, line in enumerate(lines)
+    }
+    for i in range(20):
+        moments = [rng.uniform(0.3, 4) for _ in range(rng.choice([1, 2, 3]))]
+        deaths = [lambda work_dir, seconds=seconds: kill_after(seconds) for seconds in moments]
+        cases[f'after {", ".join(f"{each:.2f} s" for each in moments)}'] = partial(
+            case,
+            config=config,
+            reference=reference,
+            deaths=deaths,
+            best_written=False,
+        )
+    if most is not None:
+        cases = dict(rng.sample(sorted(cases.items(), key=lambda item: item[0]), most))
+    counts = dict(cases=0, killed=0, lost_best=0, lost=0, leftovers=0, traceback=0)
+    for name, found in run_cases(cases, folder / 'cases'):
+        counts['cases'] += 1
+        if isinstance(found, str):
+            found = dict(lost=found)
+        for kind, what in found.items():
+            counts[kind] += what if kind == 'killed' else bool(what)
+            if what and kind != 'killed':
+                print(f'kill {name}: {kind}: {what}', flush=True)
+    return counts
