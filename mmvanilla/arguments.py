@@ -5,12 +5,24 @@ import math
 from difflib import get_close_matches
 from functools import lru_cache, wraps
 from numbers import Integral, Real
-from typing import Any, Callable, Dict, Iterable, Optional, Sequence, Tuple, Union, get_type_hints
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Iterable,
+    List,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+    get_type_hints,
+)
 
 from .errors import UsageError
 
 # What a number may be, with the words for it.
 Range = Tuple[Callable[[Any], bool], str]
+ANY_NUMBER: Range = (lambda number: abs(number) < math.inf, 'finite')
 AT_LEAST_0: Range = (lambda number: 0 <= number < math.inf, '0 or more')
 AT_LEAST_1: Range = (lambda number: 1 <= number < math.inf, '1 or more')
 ABOVE_0: Range = (lambda number: 0 < number < math.inf, 'above 0')
@@ -42,6 +54,11 @@ def checked(**ranges: Range) -> Callable[[Callable], Callable]:
     def decorator(init: Callable) -> Callable:
         @wraps(init)
         def checked_init(self: Any, *args: Any, **kwargs: Any) -> None:
+            mro = type(self).__mro__
+            own = next(
+                i for i, each in enumerate(mro) if vars(each).get('__init__') is checked_init
+            )
+            check_names(kwargs, accepted_names(mro[own:]), type(self).__name__)
             check_arguments(init, type(self).__name__, (self, *args), kwargs, ranges)
             init(self, *args, **kwargs)
 
@@ -67,7 +84,7 @@ def check_arguments(
         ranges: The ranges of arguments that are numbers.
     """
     signature, hints = _signature(function)
-    check_names(kwargs, signature.parameters.values(), name)
+    check_names(kwargs, accepted_names([function]), name)
     try:
         given = signature.bind(*args, **kwargs).arguments
     except TypeError as error:
@@ -87,15 +104,30 @@ def _signature(function: Callable) -> Tuple[inspect.Signature, Dict[str, Any]]:
     return signature, hints
 
 
-def check_names(names: Iterable[str], parameters: Iterable[inspect.Parameter], what: str) -> None:
-    """Raises UsageError if there are names that no parameter has, with the nearest right ones."""
-    parameters = list(parameters)
-    if any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters):
-        return
-    known = [each.name for each in parameters if each.kind != each.VAR_POSITIONAL]
-    unknown = [name for name in names if name not in known]
+def accepted_names(functions: Sequence[Any]) -> Optional[List[str]]:
+    """The names of the arguments of a function; None if it takes any.
+
+    Args:
+        functions: A function; or a class and its bases, to which it hands on ``**kwargs``.
+    """
+    names: List[str] = []
+    for each in functions:
+        function = vars(each).get('__init__') if inspect.isclass(each) else each
+        if function is None:
+            continue
+        parameters = inspect.signature(function).parameters.values()
+        by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+        names += [each.name for each in parameters if each.kind in by_name]
+        if all(each.kind != each.VAR_KEYWORD for each in parameters):
+            return [name for name in dict.fromkeys(names) if name != 'self']
+    return None
+
+
+def check_names(names: Iterable[str], known: Optional[Sequence[str]], what: str) -> None:
+    """Raises UsageError if there are names that are not known, with the nearest right ones."""
+    unknown = [name for name in names if known is not None and name not in known]
     if unknown:
-        raise UsageError(unknown_names(unknown, [n for n in known if n != 'self'], what))
+        raise UsageError(unknown_names(unknown, known, what))
 
 
 def unknown_names(unknown: Sequence[str], known: Sequence[str], what: str) -> str:
@@ -113,7 +145,7 @@ def unknown_names(unknown: Sequence[str], known: Sequence[str], what: str) -> st
 def nearest(name: str, known: Iterable[str]) -> Optional[str]:
     """The known name that is most like this one, if any is like it."""
     by_lower = {each.lower(): each for each in known}
-    close = get_close_matches(str(name).lower(), by_lower, n=1, cutoff=0.7)
+    close = get_close_matches(str(name).lower(), by_lower, n=1, cutoff=0.6)
     return by_lower[close[0]] if close else None
 
 

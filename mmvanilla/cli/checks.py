@@ -2,21 +2,23 @@
 
 import os
 from difflib import SequenceMatcher
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Iterator, Tuple, get_type_hints
+from typing import Any, Iterator, Optional, Tuple, get_type_hints
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import DATASETS
+from mmengine.registry import DATASETS, MODELS, OPTIMIZERS
 from mmengine.runner import Runner
 
-from ..arguments import check_value, nearest
+from ..arguments import ANY_NUMBER, AT_LEAST_0, AT_LEAST_1, check_value, nearest
 from ..checkpoint import load_checkpoint
 from ..compatibility import meta_device
-from ..config import class_of, is_a, nested_dicts, scope_of
+from ..config import PACKAGES, class_of, is_a, nested_dicts, scope_of
 from ..errors import UsageError
 from ..models.loading.weights import pretrained_cfgs
 from ..models.vanillanet import VanillaNet
+from .explanations import unknown_type
 
 # Where to get the data sets of the configs, by their classes.
 DATA_SOURCES = {
@@ -30,6 +32,25 @@ OTHER_SETTINGS = (
     *('custom_imports', 'default_scope', 'runner_type', 'auto_scale_lr'),
     *('tta_model', 'tta_pipeline'),
 )
+# Numbers of a config that mmengine and torch do not check, or only when they use them.
+NUMBERS = {
+    **{
+        f'train_cfg.{name}': (int, AT_LEAST_1)
+        for name in ('max_epochs', 'max_iters', 'val_begin', 'val_interval')
+    },
+    **{
+        f'{part}_dataloader.{name}': (int, allowed)
+        for part in ('train', 'val', 'test')
+        for name, allowed in dict(batch_size=AT_LEAST_1, num_workers=AT_LEAST_0).items()
+    },
+    'default_hooks.checkpoint.interval': (int, ANY_NUMBER),  # -1: none
+    'default_hooks.checkpoint.max_keep_ckpts': (int, ANY_NUMBER),  # -1: all
+    'default_hooks.logger.interval': (int, AT_LEAST_1),
+    'optim_wrapper.accumulative_counts': (int, AT_LEAST_1),
+    'optim_wrapper.optimizer.lr': (float, AT_LEAST_0),
+    'optim_wrapper.optimizer.weight_decay': (float, AT_LEAST_0),
+    'auto_scale_lr.base_batch_size': (int, AT_LEAST_1),
+}
 WEIGHTS = 'https://github.com/huawei-noah/VanillaNet/releases'
 
 
@@ -40,14 +61,7 @@ def check_settings(cfg: Config) -> None:
     """
     hints = get_type_hints(Runner.__init__)
     hints.pop('log_level')
-    known = [
-        *hints,
-        'custom_imports',
-        'default_scope',
-        'tta_model',
-        'tta_pipeline',
-        'auto_scale_lr',
-    ]
+    known = [*hints, *OTHER_SETTINGS]
     for name, value in cfg.items():
         if name in hints:
             check_value(f'{name} of the config', value, hints[name])
@@ -55,6 +69,34 @@ def check_settings(cfg: Config) -> None:
         likely = near is not None and SequenceMatcher(None, name, near).ratio() > 0.9
         if name not in known and likely and not name[-1].isdigit():
             raise UsageError(f'the config sets {name}, which nothing reads: did you mean {near}?')
+    for place, (hint, allowed) in NUMBERS.items():
+        value = _at(cfg, place)
+        if value is not None:
+            check_value(place, value, hint, allowed)
+    _check_scope(cfg.get('default_scope'))
+    optimizer = _at(cfg, 'optim_wrapper.optimizer')
+    if isinstance(optimizer, dict) and class_of(optimizer, scope_of(cfg), OPTIMIZERS) is None:
+        raise UsageError(f'optim_wrapper.optimizer: {unknown_type(optimizer["type"], OPTIMIZERS)}')
+    wrapper = cfg.get('optim_wrapper') or {}
+    if 'type' in wrapper and not wrapper.keys() & {'optimizer', 'constructor'}:
+        raise UsageError('optim_wrapper has no optimizer: add optimizer=dict(type=..., lr=...).')
+
+
+def _at(part: Any, place: str) -> Any:
+    """The setting at a place such as 'train_cfg.max_epochs'; None if there is none."""
+    for name in place.split('.'):
+        part = part.get(name) if hasattr(part, 'get') else None
+    return part
+
+
+def _check_scope(scope: Optional[str]) -> None:
+    if scope in (None, *PACKAGES, *MODELS.root.children) or find_spec(scope) is not None:
+        return
+    near = nearest(scope, PACKAGES)
+    raise UsageError(
+        f'default_scope={scope!r} is no package that is installed: '
+        + (f'did you mean {near!r}?' if near else 'install it, or name another.')
+    )
 
 
 def check_pretrained(cfg: Config) -> None:
@@ -106,7 +148,7 @@ def check_classes(cfg: Config) -> None:
     head = cfg.model.get('head') or {}
     classes = head.get('num_classes')
     mixed = (cfg.get('data_preprocessor') or {}).get('num_classes')
-    if not classes:
+    if not isinstance(classes, int):
         return
     if (cfg.model.get('train_cfg') or {}).get('augments') and mixed not in (None, classes):
         raise UsageError(

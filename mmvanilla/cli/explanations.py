@@ -8,14 +8,14 @@ import inspect
 import json
 import re
 import traceback
-from typing import Any, Callable, Dict, Iterator, List, Optional, Set
+from typing import Any, Callable, Dict, Iterator, List, Optional
 
 from mmengine.config import DictAction
 from mmengine.dataset import BaseDataset
 from mmengine.registry import Registry
 from torch import nn
 
-from ..arguments import nearest, unknown_names
+from ..arguments import accepted_names, nearest, unknown_names
 from ..engine.hooks.run_check_hook import explain_classes
 from ..errors import UsageError
 
@@ -40,7 +40,8 @@ def explain(error: BaseException) -> Optional[str]:
         _explain_layer,
     ]
     sentences = (explainer(errors[0], frames) for explainer in explainers)
-    return next((sentence for sentence in sentences if sentence), None)
+    found = next((sentence for sentence in sentences if sentence), None)
+    return found and ' '.join(found.split())
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
@@ -160,28 +161,26 @@ def _explain_part(error: BaseException, frames: List[Any]) -> Optional[str]:
     if kind is None:
         return f'a part of the config has no type: {_short(part)}.'
     if made is None:
-        return _unknown_type(kind, names['registry'])
+        return unknown_type(kind, names['registry'])
     if not _is_known(made):
         return None
-    known = accepted_names(made)
+    known = accepted_names(made.__mro__ if inspect.isclass(made) else [made])
     unknown = [name for name in names['args'] if known is not None and name not in known]
     title = getattr(made, '__name__', str(kind))
     if unknown:
-        given = [each for each in known if each not in ('self', *names['args'])]
-        return unknown_names(unknown, given, title)
+        return unknown_names(unknown, known, title)
     missing = re.search(r'missing \d+ required .*?arguments?: (.*)', str(error))
     if missing:
         return f'{title} needs {missing[1]}: {_short(part)} does not give it.'
     return f'{title} cannot be built from {_short(part)}: {reason(error)}.'
 
 
-def _unknown_type(kind: Any, registry: Registry) -> str:
-    registries = [registry.root, *registry.root.children.values()]
-    known = {name: name for name in registry.module_dict}
-    for each in registries:
-        prefix = '' if each is registry.root else f'{each.scope}.'
-        for name in each.module_dict:
-            known.setdefault(name, f'{prefix}{name}')
+def unknown_type(kind: Any, registry: Registry) -> str:
+    """The sentence about a type that a registry does not know."""
+    known = {name: name for name in registry.root.module_dict}
+    for each in registry.root.children.values():
+        known.update((name, f'{each.scope}.{name}') for name in each.module_dict)
+    known.update((name, name) for name in registry.module_dict if name not in known)
     near = nearest(str(kind).rpartition('.')[2], known)
     mend = (
         f'did you mean {known[near]!r}?'
@@ -191,39 +190,18 @@ def _unknown_type(kind: Any, registry: Registry) -> str:
     return f'type={kind!r} is not among the {registry.name}s that are known: {mend}'
 
 
-def accepted_names(made: Callable) -> Optional[Set[str]]:
-    """The names of arguments that a class or function takes; None if it takes any."""
-    names: Set[str] = set()
-    for each in made.__mro__ if inspect.isclass(made) else [made]:
-        init = each.__dict__.get('__init__') if inspect.isclass(each) else each
-        if init is None:
-            continue
-        parameters = inspect.signature(init).parameters.values()
-        by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-        names.update(each.name for each in parameters if each.kind in by_name)
-        if all(parameter.kind != parameter.VAR_KEYWORD for parameter in parameters):
-            return names
-    return None
-
-
 def _explain_layer(error: BaseException, frames: List[Any]) -> Optional[str]:
     """Explains a layer that gets features of other channels than it takes."""
-    modules = [
-        frame
-        for frame in frames
-        if isinstance(frame.f_locals.get('self'), nn.Module) and frame.f_code.co_name != '__call__'
-    ]
-    layer = modules[-1].f_locals['self'] if modules else None
-    x = modules[-1].f_locals.get('input') if modules else None
-    if isinstance(layer, nn.Conv2d) and getattr(x, 'ndim', 0) == 4:
-        takes, gets = layer.in_channels, x.shape[1]
-    elif isinstance(layer, nn.Linear) and getattr(x, 'ndim', 0) > 1:
-        takes, gets = layer.in_features, x.shape[-1]
-    else:
-        return None
-    outside = [type(frame.f_locals['self']) for frame in modules]
-    owners = [each for each in outside if each.__module__.split('.')[0] != 'torch']
-    owner = owners[-1].__name__ if owners else 'the model'
+    owner, takes, gets = 'the model', 0, 0
+    for frame in frames:
+        names = frame.f_locals
+        layer, x = names.get('self', names.get('conv')), names.get('input', names.get('x'))
+        if isinstance(layer, nn.Conv2d) and getattr(x, 'ndim', 0) == 4:
+            takes, gets = layer.in_channels, x.shape[1]
+        elif isinstance(layer, nn.Linear) and getattr(x, 'ndim', 0) > 1:
+            takes, gets = layer.in_features, x.shape[-1]
+        elif isinstance(layer, nn.Module) and not type(layer).__module__.startswith('torch.'):
+            owner = type(layer).__name__
     if takes == gets:
         return None
     return (
@@ -250,5 +228,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _short(part: Any) -> str:
-    text = ', '.join(f'{key}={value!r}' for key, value in part.items())
+    plain = (str, int, float, bool, list, tuple, dict, type(None))
+    items = ((key, value) for key, value in part.items() if isinstance(value, plain))
+    text = ', '.join(f'{key}={value!r}' for key, value in items)
     return f'dict({text[:150]}{"..." if len(text) > 150 else ""})'

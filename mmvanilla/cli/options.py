@@ -17,7 +17,7 @@ from ..config import name_types
 from ..errors import UsageError
 from ..model_index import find_root
 from .checks import check_settings
-from .explanations import explain, reason
+from .explanations import NO_ROOM, explain, reason
 
 # The extra of setup.py for each package of base configs, as mmengine and onedl-mmengine call it.
 EXTRAS = {'mmsegmentation': 'segmentation', 'mmseg': 'onedl-segmentation'}
@@ -106,6 +106,8 @@ def read_config(path: Union[str, Path], options: Optional[dict] = None) -> Confi
             raise UsageError(f'config {path} cannot be read: {error}{mend}.') from None
         raise UsageError(f'config {path} cannot be read: {reason(error)}.') from error
     except Exception as error:
+        if isinstance(error, MemoryError) or getattr(error, 'errno', None) in NO_ROOM:
+            raise
         raise UsageError(f'config {path} cannot be read: {reason(error)}.') from error
     name_types(cfg)  # so that mmengine can read what is written of it to checkpoints and logs
     try:

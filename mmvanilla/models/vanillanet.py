@@ -176,7 +176,7 @@ class VanillaNet(BaseModule):
                 block = ShortcutBlock(*layers, around, shortcut)
             self.blocks.append(block)
         self._freeze_stages()
-        rename_on_loading(self)
+        rename_on_loading(self, whole=True)
 
     def _check_out_indices(
         self, out_indices: Union[int, Sequence[int]], adaptive: bool

@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 import traceback
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, NamedTuple, Tuple
 
@@ -111,7 +112,7 @@ def run_cases(
             place.mkdir(parents=True)
             child = os.fork()
             if child == 0:
-                _call_and_exit(lambda: _keep(function(place), place))
+                _call_and_exit(partial(_keep, function, place))
             running[child] = name, place
         child = os.wait()[0]
         if child in running:
@@ -120,5 +121,6 @@ def run_cases(
             yield name, json.loads(result.read_text()) if result.exists() else 'the case failed'
 
 
-def _keep(result: Any, place: Path) -> None:
+def _keep(function: Callable[[Path], Any], place: Path) -> None:
+    result = function(place)
     place.with_suffix('.json').write_text(json.dumps(result))

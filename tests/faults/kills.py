@@ -7,14 +7,15 @@ import signal
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Tuple
 
 import torch
-from faults.forks import Outcome, run_cases, run_tool
 from helpers.programs import ROOT
 
+from faults.forks import Outcome, run_cases, run_tool
 from mmvanilla import UsageError
 from mmvanilla.checkpoint import load_checkpoint
+from mmvanilla.engine.hooks.atomic_checkpoint_hook import EXPIRED
 
 # Without random augmentation, whose state no checkpoint holds.
 CONFIG = """
@@ -40,6 +41,11 @@ default_hooks = dict(
     logger=dict(interval=1), checkpoint=dict(max_keep_ckpts=1, save_best='accuracy/top1')
 )
 """
+# In checkpoints: times, places and versions, which say nothing about the run's state.
+IGNORED = ('time', 'seed', 'experiment_name', 'cfg', 'last_ckpt', 'best_ckpt', 'mmengine_version')
+# Where the loops are, which the next iteration says anew; a validation before the first one of a
+# resumed run counts from another place than one after the last.
+STAGE = [f'.message_hub.runtime_info.{name}' for name in ('epoch', 'iter', 'loop_stage', EXPIRED)]
 WRITES = {'os.rename', 'os.remove', 'os.mkdir', 'os.rmdir', 'os.truncate', 'os.link', 'os.symlink'}
 
 
@@ -91,7 +97,7 @@ def differences(got: Any, expected: Any, place: str = '') -> Iterator[str]:
     """The places at which two checkpoints differ; times, places and random names are left out."""
     if isinstance(expected, dict):
         for key in {**expected, **got}:
-            if key not in ('time', 'seed', 'experiment_name', 'cfg', 'last_ckpt', 'best_ckpt'):
+            if key not in IGNORED and f'{place}.{key}' not in STAGE:
                 if key not in got or key not in expected:
                     yield f'{place}.{key}'
                 else:
@@ -137,13 +143,13 @@ def case(
 ) -> Dict[str, Any]:
     """Kills a run, and the runs that resume it; the last one is not killed."""
     work_dir = place / 'run'
-    found = dict(killed=0, lost_best=[], lost=[], leftovers=[], traceback='')
+    found = {'kills': 0, 'lost best': [], 'lost': [], 'leftovers': [], 'tracebacks': ''}
     for death in deaths:
         outcome = train(work_dir, config, before=partial(death, work_dir))
-        found['killed'] += outcome.code in (-signal.SIGKILL, -signal.SIGALRM)
-        found['traceback'] += outcome.output[-2000:] if 'Traceback' in outcome.output else ''
+        found['kills'] += outcome.code in (-signal.SIGKILL, -signal.SIGALRM)
+        found['tracebacks'] += outcome.output[-2000:] if 'Traceback' in outcome.output else ''
         if best_written and not best_is_there(work_dir):
-            found['lost_best'] = names(work_dir) or ['nothing']
+            found['lost best'] = names(work_dir) or ['nothing']
     outcome = train(work_dir, config)
     if outcome.code:
         found['lost'] = [outcome.output[-1500:]]
@@ -158,13 +164,28 @@ def case(
     return found
 
 
-def run_all(data: Path, folder: Path, rng: random.Random, most: Optional[int]) -> Dict[str, int]:
-    """All kills; returns counts by what was lost."""
-    reference, operations = folder / 'reference', folder / 'operations.txt'
-    config = folder / 'small.py'
+def make_runs(data: Path, folder: Path) -> Tuple[Path, Dict[str, Path]]:
+    """A config, and the last checkpoints of a run of it, by their form."""
+    folder.mkdir()
+    config, deep = folder / 'small.py', folder / 'deep.py'
     config.write_text(CONFIG.format(root=ROOT, data=data))
-    outcome = train(reference, config, before=partial(list_operations, reference, operations))
-    assert outcome.code == 0, outcome.output[-3000:]
+    deep.write_text(config.read_text().replace('merge=True', 'merge=False'))
+    operations = partial(list_operations, folder / 'reference', folder / 'operations.txt')
+    for outcome in (
+        train(folder / 'reference', config, before=operations),
+        train(folder / 'deep', deep),
+    ):
+        assert outcome.code == 0, outcome.output[-3000:]
+    return config, {
+        'deep': folder / 'deep/epoch_4.pth',
+        'merged': folder / 'reference/epoch_4.pth',
+        'deploy': folder / 'reference/epoch_4_deploy.pth',
+    }
+
+
+def run_all(config: Path, folder: Path, rng: random.Random) -> Dict[str, int]:
+    """All kills; returns counts by what was lost."""
+    reference, operations = config.parent / 'reference', config.parent / 'operations.txt'
     lines = operations.read_text().splitlines()
     first_best = next(i for i, line in enumerate(lines) if line.startswith('os.rename best_'))
     cases = {
@@ -177,7 +198,7 @@ def run_all(data: Path, folder: Path, rng: random.Random, most: Optional[int]) -
         )
         for i, line in enumerate(lines)
     }
-    for i in range(20):
+    for _ in range(20):
         moments = [rng.uniform(0.3, 4) for _ in range(rng.choice([1, 2, 3]))]
         deaths = [lambda work_dir, seconds=seconds: kill_after(seconds) for seconds in moments]
         cases[f'after {", ".join(f"{each:.2f} s" for each in moments)}'] = partial(
@@ -187,15 +208,13 @@ def run_all(data: Path, folder: Path, rng: random.Random, most: Optional[int]) -
             deaths=deaths,
             best_written=False,
         )
-    if most is not None:
-        cases = dict(rng.sample(sorted(cases.items(), key=lambda item: item[0]), most))
-    counts = dict(cases=0, killed=0, lost_best=0, lost=0, leftovers=0, traceback=0)
-    for name, found in run_cases(cases, folder / 'cases'):
-        counts['cases'] += 1
+    counts = {'runs': 0, 'kills': 0, 'lost': 0, 'lost best': 0, 'leftovers': 0, 'tracebacks': 0}
+    for name, found in run_cases(cases, folder):
+        counts['runs'] += 1
         if isinstance(found, str):
             found = dict(lost=found)
         for kind, what in found.items():
-            counts[kind] += what if kind == 'killed' else bool(what)
-            if what and kind != 'killed':
+            counts[kind] += what if kind == 'kills' else bool(what)
+            if what and kind != 'kills':
                 print(f'kill {name}: {kind}: {what}', flush=True)
     return counts

@@ -6,9 +6,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Tuple
 
+from helpers.programs import ROOT
+
 from faults.forks import run_cases, run_tool
 from faults.kills import CONFIG as CLASSIFIER
-from helpers.programs import ROOT
 
 DETECTOR = """
 _base_ = '{root}/configs/retinanet_vanillanet13.py'
@@ -100,20 +101,34 @@ BACKBONE: Settings = [
     ('norm_cfg="BN"', "norm_cfg must be a dict, got 'BN'"),
     ('norm_cfg=dict(_delete_=True, type="GN")', 'cannot be folded into a convolution'),
     ('norm_cfg=dict(type="BN", epsilon=1e-5)', 'did you mean eps?'),
-    ('norm_cfg=dict(type="BN", eps="1e-5")', "eps must be a number, got '1e-5'"),
+    ('norm_cfg=dict(type="BN", eps="1e-5")', "eps must be a number, above 0, got '1e-5'"),
     ('arch=None', 'arch must be text or a whole number or a dict, got None'),
     ('arch="14"', "arch='14' is unknown: choose one of '5'"),
     ('arch="vanillanet-13"', 'is unknown: choose one of'),
-    ('arch=dict(channels=[8, 16])', 'takes channels and strides'),
-    ('arch=dict(channels=[8, 16], strides=[2, 2])', 'arch has 2 channels and 2 strides'),
-    ('arch=dict(channels=[8, "16"], strides=[2])', 'channels of arch must be a list of whole'),
-    ('arch=dict(channels=[8, 0], strides=[2])', 'channels of arch must be 1 or more'),
-    ('arch=dict(channels=[8, 16], strides=[0])', 'strides of arch must be 1 or more'),
+    ('arch=dict(_delete_=True, channels=[8, 16])', 'takes channels and strides'),
+    (
+        'arch=dict(_delete_=True, channels=[8, 16], strides=[2, 2])',
+        'arch has 2 channels and 2 strides',
+    ),
+    (
+        'arch=dict(_delete_=True, channels=[8, "16"], strides=[2])',
+        'channels of arch must be a list of whole',
+    ),
+    (
+        'arch=dict(_delete_=True, channels=[8, 0], strides=[2])',
+        'channels of arch must be 1 or more',
+    ),
+    (
+        'arch=dict(_delete_=True, channels=[8, 16], strides=[0])',
+        'strides of arch must be 1 or more',
+    ),
     ('shortcut="yes"', "shortcut='yes' is unknown"),
-    ('init_cfg="weights.pth"', "init_cfg must be a dict or a list or None, got 'weights.pth'"),
-    ('init_cfg=dict(type="Pretrained", checkpoint="no.pth")', 'no.pth do not exist'),
+    (
+        'init_cfg="weights.pth"',
+        "init_cfg must be a dict or a list of a dict or None, got 'weights.pth'",
+    ),
+    ('init_cfg=dict(_delete_=True, type="Pretrained", checkpoint="no.pth")', 'no.pth do not exist'),
     ('pretrained=True', 'pretrained must be text or None, got True'),
-    ('type="VanillaNet"', "did you mean 'mmvanilla.VanillaNet'?"),
     ('type="mmvanilla.VanilaNet"', "did you mean 'mmvanilla.VanillaNet'?"),
     ('type="mmvanila.VanillaNet"', "did you mean 'mmvanilla.VanillaNet'?"),
 ]
@@ -141,47 +156,59 @@ PARAMWISE: Settings = [
 ]
 WHOLE: Dict[str, Settings] = {
     'detector': [
-        ('custom_hooks = dict(type="mmvanilla.DeepTrainingHook")', 'custom_hooks of the config'),
+        ('custom_hooks = dict(type="mmvanilla.DeepTrainingHook")', 'custom_hooks'),
         ('custom_hook = []', 'sets custom_hook, which nothing reads: did you mean custom_hooks?'),
         ('train_dataloaders = dict()', 'did you mean train_dataloader?'),
-        ('custom_hooks = [dict(type="DeepTrainingHook")]', "'mmvanilla.DeepTrainingHook'?"),
         ('custom_hooks = [dict(type="mmvanilla.DeepTraningHook")]', 'DeepTrainingHook'),
         ('custom_hooks = [dict(decay_epochs=0)]', 'has no type'),
         ('custom_hooks = ["mmvanilla.DeepTrainingHook"]', 'custom_hooks of the config must be'),
         ('custom_hooks = [*_base_.custom_hooks, *_base_.custom_hooks]', 'two DeepTrainingHooks'),
         ('default_hooks = dict(checkpoint=dict(intervall=1))', 'did you mean interval?'),
-        ('default_hooks = dict(checkpoint=dict(save_best="bbox_map"))', 'coco/bbox_mAP'),
-        ('default_hooks = dict(checkpoint=dict(interval="1"))', "interval='1'"),
+        ('default_hooks = dict(checkpoint=dict(interval="1"))', 'checkpoint.interval must be'),
+        ('default_hooks = dict(checkpoint=dict(max_keep_ckpts="1"))', 'max_keep_ckpts must be'),
         ('model = dict(neck=dict(out_chanels=8))', 'did you mean out_channels?'),
         ('model = dict(neck=dict(type="FPNN"))', "did you mean 'mmdet.FPN'?"),
         ('model = dict(neck=dict(in_channels=[8, 16, 32]))', 'set it to that'),
         ('model = dict(neck=dict(in_channels=16))', 'in_channels'),
         ('model = dict(neck=dict(num_outs=4))', 'num_outs'),
         ('model = dict(neck=dict(start_level=1))', 'start_level'),
-        ('model = dict(backbone=dict(out_indices=(0, 1, 2)), neck=dict(in_channels=[8, 16, 32]))',
-         'the strides 4, 8, 16, 32, 64, but'),
+        (
+            'model = dict(backbone=dict(out_indices=(0, 1, 2)),'
+            ' neck=dict(in_channels=[8, 16, 32]))',
+            'the strides 4, 8, 16, 32, 64, but',
+        ),
         ('model = dict(bbox_head=dict(in_channels=256))', 'takes 256 channels, but gets 8'),
         ('model = dict(bbox_head=dict(num_classes=80))', 'num_classes is 80, but the data of'),
         ('model = dict(bbox_head=dict(num_classes="10"))', 'num_classes'),
         ('model = dict(bbox_head=dict(num_class=10))', 'did you mean num_classes?'),
         ('model = dict(bbox_head=dict(loss_cls=dict(type="FocalLos")))', 'FocalLoss'),
-        ('model = dict(bbox_head=dict(anchor_generator=dict(type="AnchorGen")))', 'AnchorGenerator'),
+        (
+            'model = dict(bbox_head=dict(anchor_generator=dict(type="AnchorGen")))',
+            'AnchorGenerator',
+        ),
         ('model = dict(type="RetinaNt")', "did you mean 'mmdet.RetinaNet'?"),
         ('model = dict(backbones=dict())', 'did you mean backbone?'),
-        ('model = dict(_delete_=True, type="RetinaNet")', "RetinaNet needs"),
+        ('model = dict(_delete_=True, type="RetinaNet")', 'RetinaNet needs'),
         ('model = None', 'model of the config must be'),
-        ('model = dict(data_preprocessor=dict(mean=[0.0], std=[1.0]))', 'mean'),
         ('model = dict(data_preprocessor=dict(mean=[0.0, 0.0], std=[1.0, 1.0]))', 'mean'),
         ('train_dataloader = dict(dataset=dict(type="CocoDatasets"))', "'mmdet.CocoDataset'?"),
         ('train_dataloader = dict(dataset=dict(data_root="no/"))', 'no data at no/annotations'),
         ('train_dataloader = dict(dataset=dict(ann_file="no.json"))', 'no.json'),
         ('train_dataloader = dict(dataset=dict(metainfo=dict(_delete_=True)))', 'zero, one, two'),
         ('train_dataloader = dict(dataset=dict(metainfo=dict(classes="zero")))', 'write a tuple'),
-        ('train_dataloader = dict(dataset=dict(metainfo=dict(classes=("cat", "dog"))))', 'cat, dog'),
-        ('train_dataloader = dict(dataset=dict(metainfo=dict(classes=("Zero", *_base_.classes[1:]))))',
-         'but not Zero'),
-        ('train_dataloader = dict(dataset=dict(metainfo=dict(classes=("zero", "one"))))',
-         'num_classes is 10, but the data of train_dataloader have 2 classes'),
+        (
+            'train_dataloader = dict(dataset=dict(metainfo=dict(classes=("cat", "dog"))))',
+            'cat, dog',
+        ),
+        (
+            'names = ("Zero", *_base_.classes[1:])\n'
+            'train_dataloader = dict(dataset=dict(metainfo=dict(classes=names)))',
+            'but not Zero',
+        ),
+        (
+            'train_dataloader = dict(dataset=dict(metainfo=dict(classes=("zero", "one"))))',
+            'num_classes is 10, but the data of train_dataloader have 2 classes',
+        ),
         ('val_dataloader = dict(dataset=dict(metainfo=dict(_delete_=True)))', 'val_dataloader'),
         ('train_dataloader = dict(batch_size=0)', 'batch_size'),
         ('train_dataloader = dict(batch_size="8")', 'batch_size'),
@@ -190,8 +217,10 @@ WHOLE: Dict[str, Settings] = {
         ('train_dataloader = dict(sampler=dict(type="DefaultSamplers"))', "'DefaultSampler'?"),
         ('train_dataloader = None', 'it has no train_dataloader'),
         ('train_dataloader = dict(dataset=dict(pipeline=[dict(type="LoadImage")]))', 'LoadImage'),
-        ('train_dataloader = dict(dataset=dict(pipeline=[dict(type="Resize", scales=(9, 9))]))',
-         'did you mean scale?'),
+        (
+            'train_dataloader = dict(dataset=dict(pipeline=[dict(type="Resize", scales=(9, 9))]))',
+            'did you mean scale?',
+        ),
         ('train_dataloader = dict(dataset=dict(pipelines=[]))', 'did you mean pipeline?'),
         ('train_dataloader = dict(dataset=dict(filter_cfg=dict(min_size=9999)))', 'filter'),
         ('train_cfg = dict(max_epochs="1")', 'max_epochs'),
@@ -207,13 +236,15 @@ WHOLE: Dict[str, Settings] = {
         ('optim_wrapper = dict(_delete_=True, type="OptimWrapper")', 'optimizer'),
         ('optim_wrapper = dict(type="OptimWraper")', "did you mean 'OptimWrapper'?"),
         ('optim_wrapper = dict(clip_grad=10)', 'clip_grad'),
-        ('optim_wrapper = dict(constructor="mmvanilla.LayerDecayOptimWrapperConstructr")',
-         "'mmvanilla.LayerDecayOptimWrapperConstructor'?"),
-        ('param_scheduler = [dict(type="CosineLR", T_max=1)]', 'CosineAnnealingLR'),
+        (
+            'optim_wrapper = dict(constructor="mmvanilla.LayerDecayOptimWrapperConstructr")',
+            "'mmvanilla.LayerDecayOptimWrapperConstructor'?",
+        ),
+        ('param_scheduler = [dict(type="CosineLR", T_max=1)]', 'did you mean '),
         ('param_scheduler = [dict(type="MultiStepLR", milestone=[1])]', 'did you mean milestones?'),
         ('param_scheduler = [dict(type="MultiStepLR")]', "MultiStepLR needs 'milestones'"),
         ('visualizer = dict(type="DetLocalVisualiser")', 'DetLocalVisualizer'),
-        ('default_scope = "mmdett"', 'mmdett'),
+        ('default_scope = "mmdett"', "did you mean 'mmdet'?"),
         ('load_from = "no.pth"', 'no.pth does not exist'),
         ('load_from = "{data}/annotations/instances_val2017.json"', 'not a checkpoint'),
         ('load_from = True', 'load_from of the config must be text or None, got True'),
@@ -231,7 +262,10 @@ WHOLE: Dict[str, Settings] = {
         ('model = dict(bbox_head=dict(num_classes=80))', 'set num_classes of the heads to 10'),
         ('val_dataloader = dict(dataset=dict(metainfo=dict(_delete_=True)))', 'val_dataloader'),
         ('model = dict(backbone=dict(depth=50, style="pytorch"))', '_delete_=True'),
-        ('custom_hooks = [dict(type="mmvanilla.DeepTrainingHook", decay_epoch=0)]', 'decay_epochs?'),
+        (
+            'custom_hooks = [dict(type="mmvanilla.DeepTrainingHook", decay_epoch=0)]',
+            'decay_epochs?',
+        ),
     ],
     'classifier': [
         ('model = dict(head=dict(num_classes=3))', 'num_classes'),
@@ -239,11 +273,17 @@ WHOLE: Dict[str, Settings] = {
         ('model = dict(head=dict(dropout_rate=0.1))', 'did you mean dropout?'),
         ('model = dict(head=dict(dropout=2.0))', 'dropout must be from 0 to 1, got 2.0'),
         ('model = dict(head=dict(num_classes="10"))', 'num_classes must be a whole number'),
-        ('model = dict(head=dict(type="VanillaNetClsHead"))', "'mmvanilla.VanillaNetClsHead'?"),
+        (
+            'default_hooks = dict(checkpoint=dict(save_best="acc/top1"))',
+            "did you mean 'accuracy/top1'",
+        ),
         ('val_evaluator = dict(topk=(1, 50))', 'topk'),
         ('val_evaluator = dict(topks=1)', 'did you mean topk?'),
         ('train_dataloader = dict(dataset=dict(data_prefix="no"))', 'no data at'),
-        ('train_dataloader = dict(dataset=dict(metainfo=dict(classes=["a", "b"])))', 'a, b'),
+        (
+            'train_dataloader = dict(dataset=dict(metainfo=dict(classes=["a", "b"])))',
+            'specified classes (2)',
+        ),
         ('train_dataloader = dict(dataset=dict(type="CustomDatasets"))', 'CustomDataset'),
         ('optim_wrapper = dict(optimizer=dict(type="Lam"))', 'Lamb'),
     ],
@@ -309,6 +349,7 @@ def wrong_data(place: Path, data: Path, content: Any, image: Any = None) -> Dict
 def _train(place: Path, config: Path) -> Dict[str, Any]:
     outcome = run_tool('train', config, '--work-dir', place / 'run')
     result = dict(code=outcome.code, sentence=outcome.sentence, output=outcome.output[-1500:])
+    result['tracebacks'] = 'Traceback' in outcome.output
     result['checkpoints'] = [path.name for path in (place / 'run').glob('*.pth')]
     shutil.rmtree(place)
     return result
@@ -341,11 +382,11 @@ def run_all(data: Path, folders: Path, folder: Path) -> Dict[str, int]:
     for name, image in IMAGES.items():
         cases[f'images: {name}'] = partial(wrong_data, data=data, content=None, image=image)
         words[f'images: {name}'] = 'train2017/'
-    counts = dict(cases=0, sentence=0, traceback=0, unclear=0, accepted=0)
+    counts = dict(cases=0, sentence=0, tracebacks=0, unclear=0, accepted=0)
     for name, found in run_cases(cases, folder):
         counts['cases'] += 1
-        if isinstance(found, str) or 'Traceback' in found['output'] or found['code'] not in (0, 1):
-            kind = 'traceback'
+        if isinstance(found, str) or found['tracebacks'] or found['code'] not in (0, 1):
+            kind = 'tracebacks'
         elif found['code'] == 0:
             kind = 'accepted'
         elif words[name] not in found['sentence']:

@@ -4,6 +4,7 @@ import glob
 import os
 import re
 from contextlib import contextmanager, suppress
+from inspect import signature
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple, Union
 
@@ -12,7 +13,7 @@ from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
-from ...arguments import nearest
+from ...arguments import accepted_names, check_names, nearest
 from ...checkpoint import latest_whole_checkpoint, load_checkpoint, replace_when_whole
 from ...errors import UsageError
 from ...registry import HOOKS, register
@@ -59,6 +60,9 @@ class AtomicCheckpointHook(CheckpointHook):
     """
 
     def __init__(self, *args: Any, backend_args: Optional[dict] = None, **kwargs: Any) -> None:
+        # mmengine hands on the names that its hook does not know, at the end of an epoch.
+        known = [*accepted_names([Runner.save_checkpoint]), *signature(CheckpointHook).parameters]
+        check_names(kwargs, known, 'CheckpointHook')
         super().__init__(*args, **kwargs)
         local = '://' not in str(self.out_dir or '')
         self.backend_args = backend_args or (dict(backend='mmvanilla_atomic') if local else None)
@@ -76,7 +80,7 @@ class AtomicCheckpointHook(CheckpointHook):
         expired = runner.message_hub.runtime_info.get(EXPIRED)
         if expired is not None:
             self._remove(self.filename_tmpl.format(expired))
-        self.adopts_best = bool(self.save_best)
+        self.adopts_best = True
         if _validation_is_due(runner):
             runner.logger.info('The validation of the checkpoint comes first.')
             runner.val_loop.run()
@@ -90,6 +94,8 @@ class AtomicCheckpointHook(CheckpointHook):
             super()._save_checkpoint_with_step(runner, step, meta)
 
     def _save_best_checkpoint(self, runner: Runner, metrics: Dict[str, Any]) -> None:
+        if not self.save_best:
+            return
         if self.adopts_best:
             self.adopts_best = False
             if 'auto' in self.key_indicators:
@@ -97,7 +103,7 @@ class AtomicCheckpointHook(CheckpointHook):
             for key in self.key_indicators:
                 self._adopt_best(runner, key)
         unknown = next((key for key in self.key_indicators if key not in metrics), 'auto')
-        if self.save_best and unknown != 'auto':
+        if unknown != 'auto':
             near = nearest(unknown, metrics)
             raise UsageError(
                 f'save_best={unknown!r} is not among the metrics {", ".join(metrics)}'

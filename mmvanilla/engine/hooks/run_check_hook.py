@@ -12,11 +12,14 @@ from torch import nn
 
 from ...checkpoint.numbers import find_fault
 from ...errors import UsageError
+from ...models.folding.arithmetic import part
 from ...models.folding.network import unwrap
+from ...models.loading.names import check_whole, own_names
+from ...models.vanillanet import VanillaNet
 from ...registry import HOOKS, register
 
 # Their num_classes is another number than that of the data set's classes.
-OTHER_CLASSES = ('VGG', 'FusedSemanticHead', 'RPNHead', 'VPDDepthHead')
+OTHER_CLASSES = ('ClsDataPreprocessor', 'VGG', 'FusedSemanticHead', 'RPNHead', 'VPDDepthHead')
 
 
 @register(HOOKS)
@@ -43,6 +46,14 @@ class RunCheckHook(Hook):
                 _check_classes(dataset, f'{name}_dataloader', unwrap(runner.model))
         if hasattr(getattr(runner, '_train_loop', None), 'dataloader'):
             _check_strides(unwrap(runner.model))
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        if runner._resume:
+            return
+        for name, module in unwrap(runner.model).named_modules():
+            weights = part(checkpoint.get('state_dict', {}), f'{name}.')
+            if isinstance(module, VanillaNet) and weights:  # before EMA hooks look for each
+                check_whole(module, own_names(weights, module))
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
@@ -125,10 +136,14 @@ def _check_classes(dataset: Any, where: str, model: nn.Module) -> None:
         raise UsageError(f'{where}: {explain_classes(dataset.ann_file, classes)}')
     if hasattr(model, 'language_model'):  # its classes are words
         return
+    # A classifier may be evaluated on images of some of its classes.
+    is_part = where != 'train_dataloader' and type(dataset).__module__.startswith('mmpretrain')
     for name, module in model.named_modules():
         number = getattr(module, 'num_classes', None)
         other = name.endswith('rpn_head') or type(module).__name__ in OTHER_CLASSES
-        if isinstance(number, int) and number != len(classes) and not other:
+        if not isinstance(number, int) or other or number == len(classes):
+            continue
+        if number < len(classes) or not is_part:
             raise UsageError(
                 f'model.{name}.num_classes is {number}, but the data of {where} have '
                 f'{len(classes)} classes ({_list(classes)}): set num_classes of the heads to '

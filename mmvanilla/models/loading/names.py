@@ -3,12 +3,14 @@
 ``rename_on_loading`` makes a network do this whenever its ``load_state_dict`` is called.
 """
 
+from functools import partial
 from typing import Any, Dict, Mapping, Optional
 
 from torch import Tensor, nn
 
 from ...checkpoint import get_state_dict
-from ..folding.arithmetic import take
+from ..folding.arithmetic import part, take
+from ..folding.foldable import complain, match, named_foldables
 from .official import convert_official_state_dict, is_official_state_dict
 
 
@@ -41,13 +43,19 @@ def name_weights(checkpoint: Dict[str, Any], network: Optional[nn.Module] = None
             checkpoint['state_dict'] = weights
 
 
-def rename_on_loading(network: nn.Module) -> None:
-    """Makes a network take weights under any names that ``own_names`` knows, in any program."""
-    network._register_load_state_dict_pre_hook(_take_own_names, with_module=True)
+def rename_on_loading(network: nn.Module, whole: bool = False) -> None:
+    """Makes a network take weights under any names that ``own_names`` knows, in any program.
+
+    Args:
+        network: A backbone or head.
+        whole: Whether to refuse weights for only a part of it.
+    """
+    hook = partial(_take_own_names, whole)
+    network._register_load_state_dict_pre_hook(hook, with_module=True)
 
 
 def _take_own_names(
-    network: nn.Module, state_dict: Dict[str, Tensor], prefix: str, *args: Any
+    whole: bool, network: nn.Module, state_dict: Dict[str, Tensor], prefix: str, *args: Any
 ) -> None:
     if 'module' in network._modules:
         return
@@ -58,3 +66,24 @@ def _take_own_names(
         for name, value in own_names(weights, network).items()
     }
     state_dict.update({prefix + name: value for name, value in weights.items()})
+    if whole and weights:
+        check_whole(network, weights)
+
+
+def check_whole(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Raises UsageError unless there are weights of the right shapes for each layer of a network.
+
+    mmengine only logs what is missing, and torch returns it with ``strict=False``: the network
+    would go on with random weights. Folding is only tried, with meta tensors. What is wrong inside
+    a layer, the layer itself says when it loads.
+    """
+    shapes = {
+        name: value if name.endswith('_extra_state') else value.to('meta')
+        for name, value in weights.items()
+        if isinstance(value, Tensor)
+    }
+    mismatches = match(network, shapes)[1]
+    given = tuple(prefix for prefix, _ in named_foldables(network) if part(weights, prefix))
+    lost = [key for key in mismatches['missing'] if not key.startswith(given)]
+    shapes = [each for each in mismatches['of another shape'] if '_extra_state' not in each]
+    complain({'missing': lost, 'of another shape': shapes}, type(network).__name__)

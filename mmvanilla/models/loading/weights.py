@@ -134,6 +134,8 @@ def load_pretrained(
         mapped = ' with its source_arch (set it to None for weights of the same arch)'
         needed = set(layers.values())
         mismatches['missing'] = [key for key in mismatches['missing'] if _layer(key) in needed]
+        own = backbone.state_dict()  # the other layers keep theirs
+        weights = {**{k: v for k, v in own.items() if _layer(k) not in needed}, **weights}
     complain(mismatches, f'the backbone{mapped}', checkpoint)
     backbone.load_state_dict(weights, strict=False)
 

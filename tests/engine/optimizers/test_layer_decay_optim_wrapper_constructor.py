@@ -155,8 +155,16 @@ def test_a_frozen_teacher(first, build_network):
     ('backbone', 'cfg', 'message'),
     [
         (nn.Conv2d(3, 64, 1), dict(decay_rate=0.6), 'Model has no backbone with get_layer_depth'),
-        (VanillaNet('5', widen_factor=1 / 64), dict(num_layers=6), 'paramwise_cfg has no argument num_layers: it takes decay_rate'),
-        (VanillaNet('5', widen_factor=1 / 64), dict(blocks_per_layer=0), 'blocks_per_layer must be 1 or more, got 0'),
+        (
+            VanillaNet('5', widen_factor=1 / 64),
+            dict(num_layers=6),
+            'paramwise_cfg has no argument num_layers: it takes decay_rate',
+        ),
+        (
+            VanillaNet('5', widen_factor=1 / 64),
+            dict(blocks_per_layer=0),
+            'blocks_per_layer must be 1 or more, got 0',
+        ),
     ],
 )
 def test_errors(backbone, cfg, message):

@@ -282,6 +282,8 @@ def test_load_from_needs_no_shallower_network(options, run_tool, tmp_path):
     model = mmpretrain.get_model(make_cfg([*options, 'model.backbone.arch=11']))
     torch.save(dict(state_dict=model.state_dict()), tmp_path / 'own.pth')
     change = [f'load_from={tmp_path}/own.pth', 'train_cfg.max_epochs=1']
+    change += ['model.head.num_classes=2', 'data_preprocessor.num_classes=2']
+    change += ['val_evaluator.topk=(1,)', 'test_evaluator.0.topk=(1,)']
     args = ['--work-dir', tmp_path / 'run', '--cfg-options', *options, *change]
     run_tool('tools/train.py', config, *args)
     assert (tmp_path / 'run/epoch_1.pth').exists()
