@@ -14,7 +14,7 @@ define run_tests
 		code=$$?; [ $$code -gt 1 ] || mv $(1)/running.xml $(1)/tests.xml; exit $$code
 endef
 
-.PHONY: env demo demo-masks demo-segmentation demo-classification demo-merging evidence table1 table2 table3 table4 table5 figure1 figure2 figure3 test test-openmmlab test-slow test-zoo test-exchange tested lint clean
+.PHONY: env demo demo-masks demo-segmentation demo-classification demo-merging evidence table1 table2 table3 table4 table5 figure1 figure2 figure3 test test-openmmlab test-slow test-zoo test-faults test-exchange tested lint clean
 
 env:
 	@bash tools/setup_env.sh
@@ -77,6 +77,10 @@ test-slow: env
 
 test-zoo: env
 	@$(PY) -m pytest tests/configs/test_detector_zoo.py
+
+# Kills, damaged files, wrong configs: the table of docs/reliability.md.
+test-faults: env
+	@OMP_NUM_THREADS=1 $(PY) -m tests.faults
 
 # Any folder of requirements/: test-onedl, test-torch2.1, test-torch1.13, test-newest.
 test-%:

@@ -18,6 +18,8 @@ from typing import (
     get_type_hints,
 )
 
+import numpy as np
+
 from .errors import UsageError
 
 # What a number may be, with the words for it.
@@ -168,7 +170,7 @@ def _is_kind(value: Any, hint: Any) -> bool:
         return isinstance(value, (list, tuple)) and all(_is_kind(each, item) for each in value)
     hint = dict if origin is dict else hint
     if hint is bool:
-        return isinstance(value, Integral) and value in (0, 1)
+        return isinstance(value, (Integral, np.bool_)) and value in (0, 1)
     if hint in _KINDS:
         return isinstance(value, _KINDS[hint][0]) and not isinstance(value, bool)
     return hint is Any or not inspect.isclass(hint) or isinstance(value, hint)

@@ -54,10 +54,10 @@ def load_checkpoint(path: Union[str, Path], values: bool = True) -> Dict[str, An
         raise
     except Exception as error:
         cached = f', after deleting {file}' if str(file) != str(path) else ''
-        how = 'damaged (its checksums differ)' if 'CRC' in str(error) else 'truncated'
-        raise DamagedError(
-            f'checkpoint {path} is {how} or not a checkpoint: download it again{cached}.'
-        ) from error
+        damage = 'is truncated or not a checkpoint'
+        if 'CRC' in str(error):
+            damage = 'is damaged (its checksums differ)'
+        raise DamagedError(f'checkpoint {path} {damage}: download it again{cached}.') from error
     if not isinstance(checkpoint, Mapping):
         raise UsageError(
             f'checkpoint {path} holds a {type(checkpoint).__name__}, not a dict of weights.'

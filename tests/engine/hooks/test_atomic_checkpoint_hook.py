@@ -3,9 +3,13 @@ from collections import deque
 from types import SimpleNamespace
 
 import pytest
+from helpers.programs import forget_runs
+from helpers.small_run import Nothing, make_runner
 from mmengine.fileio import get_file_backend
 from mmengine.hooks import CheckpointHook
 
+from mmvanilla import UsageError
+from mmvanilla.checkpoint import load_checkpoint
 from mmvanilla.engine import AtomicCheckpointHook
 
 
@@ -66,3 +70,91 @@ def test_interrupted_writing_leaves_the_file_as_it_was(tmp_path, monkeypatch):
 def test_remote_folders_keep_their_backend():
     assert AtomicCheckpointHook(out_dir='s3://bucket/run').backend_args is None
     assert issubclass(AtomicCheckpointHook, CheckpointHook)
+
+
+class Scores(Nothing):
+    """One score for each validation; ``runner.epoch`` counts them."""
+
+    def __init__(self, scores, runner):
+        super().__init__()
+        self.scores, self.runner, self.seen = scores, runner, []
+
+    def compute_metrics(self, results):
+        self.seen.append(self.runner.epoch)
+        return dict(one=self.scores[self.runner.epoch - 1], other=-self.runner.epoch)
+
+
+def train(work_dir, scores=(3, 1, 4, 2), resume=None, **checkpoint):
+    """Trains four epochs; returns those that were validated."""
+    forget_runs()
+    checkpoint = {'save_best': 'one', 'rule': 'greater', 'max_keep_ckpts': 1, **checkpoint}
+    runner = make_runner(work_dir, checkpoint=checkpoint, load_from=resume, resume=True)
+    metric = Scores(scores, runner)
+    runner._val_evaluator = [metric]
+    runner.train()
+    return metric.seen
+
+
+def names(work_dir):
+    return sorted(path.name for path in work_dir.glob('*.pth*'))
+
+
+class Killed(BaseException):
+    pass
+
+
+def killed(monkeypatch, number, work_dir, **kwargs):
+    """Trains until the file operation of that number; nothing is done after it."""
+    count = 0
+
+    def stop(*args):
+        nonlocal count
+        count += 1
+        if count >= number:
+            raise Killed
+        return original.pop(0)(*args)
+
+    with monkeypatch.context() as patch:
+        original = []
+        for owner, name in ((os, 'replace'), (os, 'remove')):
+            function = getattr(owner, name)
+
+            def act(*args, function=function):
+                original.append(function)
+                return stop(*args)
+
+            patch.setattr(owner, name, act)
+        with pytest.raises(Killed):
+            train(work_dir, **kwargs)
+
+
+FILES = ['best_one_epoch_3.pth', 'epoch_4.pth', 'epoch_4_deploy.pth']
+
+
+# 1 writes epoch 1, 2 its best, 3 epoch 1 again, 4 epoch 2, 5 removes epoch 1, 6 writes epoch 3,
+# 7 removes epoch 2, 8 writes the best, 9 epoch 3 again, 10 removes the old best.
+@pytest.mark.parametrize('number', [2, 5, 8, 10])
+def test_a_killed_run_loses_nothing(number, monkeypatch, tmp_path):
+    killed(monkeypatch, number, tmp_path)
+    if number > 2:
+        assert [name for name in names(tmp_path) if name.startswith('best_')]
+    epoch = {2: 1, 5: 2, 8: 3, 10: 3}[number]
+    assert train(tmp_path) == [*range(epoch, 5)]  # the validation that was due comes first
+    assert names(tmp_path) == FILES
+    best = load_checkpoint(tmp_path / 'best_one_epoch_3.pth')
+    assert best['message_hub']['runtime_info']['best_score'] == 4
+    assert train(tmp_path) == [4] and names(tmp_path) == FILES
+
+
+def test_the_best_of_a_killed_run_is_kept(monkeypatch, tmp_path):
+    """It is of a later epoch than the checkpoint, and the new run does not find it again."""
+    killed(monkeypatch, 7, tmp_path, interval=2, scores=(3, 4, 9, 2))
+    best = ['best_one_epoch_2.pth', 'best_one_epoch_3.pth']
+    assert [name for name in names(tmp_path) if not name.endswith('tmp')] == [*best, 'epoch_2.pth']
+    assert train(tmp_path, scores=(3, 4, 5, 2), interval=2) == [2, 3, 4]
+    assert names(tmp_path) == FILES
+
+
+def test_a_metric_that_does_not_exist(tmp_path):
+    with pytest.raises(UsageError, match="save_best='ones' .* one, other: did you mean 'one'"):
+        train(tmp_path, save_best='ones')

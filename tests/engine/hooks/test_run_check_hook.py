@@ -1,0 +1,119 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+from helpers.small_run import Classifier, make_runner
+from torch import nn
+
+from mmvanilla import UsageError
+from mmvanilla.checkpoint import load_checkpoint
+from mmvanilla.engine import RunCheckHook
+from mmvanilla.engine.hooks.run_check_hook import _check_strides
+
+HOOKS = [dict(type='mmvanilla.RunCheckHook')]
+
+
+class Diverging(Classifier):
+    """Its loss is infinite from an iteration on, and if it is ``bad``, so are its weights."""
+
+    def __init__(self, at, bad):
+        super().__init__()
+        self.at, self.bad, self.count = at, bad, 0
+
+    def forward(self, inputs, labels, mode='tensor'):
+        losses = super().forward(inputs, labels, mode)
+        if mode == 'loss':
+            self.count += 1
+            if self.count == self.at:
+                losses['loss'] = losses['loss'] * 0 + float('inf')
+                if self.bad:
+                    losses['loss'] = losses['loss'] * losses['loss'].detach() * self.head.bias[0]
+        return losses
+
+
+def test_a_run_that_diverges_ends_there(tmp_path):
+    runner = make_runner(tmp_path, hooks=HOOKS, model=Diverging(4, bad=True))
+    with pytest.raises(UsageError, match=r'diverged: at iteration 4 .* NaN in .*epoch_1\.pth'):
+        runner.train()
+    load_checkpoint(tmp_path / 'epoch_1.pth')  # with finite weights
+    assert not (tmp_path / 'epoch_2.pth').exists()
+
+
+def test_a_loss_that_leaves_the_weights_alone(tmp_path):
+    runner = make_runner(tmp_path, epochs=1, hooks=HOOKS, model=Diverging(1, bad=False))
+    runner.train()
+    assert (tmp_path / 'epoch_1.pth').exists()
+    (log,) = tmp_path.glob('*/*.log')
+    assert 'The loss is inf at iteration 1.' in log.read_text()
+
+
+def test_such_weights_are_not_written(tmp_path):
+    runner = make_runner(tmp_path, epochs=1, hooks=HOOKS)
+    runner.model.backbone.stem.conv.norm1.running_var.fill_(-9)
+    with pytest.raises(UsageError, match='a negative variance in backbone.stem.conv.norm1'):
+        runner.train()
+    assert not list(tmp_path.glob('*.pth'))
+
+
+class Features(nn.Module):
+    def __init__(self, strides):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 1, 1)
+        self.strides = strides
+
+    def extract_feat(self, x):
+        assert not self.training
+        return [x[..., ::stride, ::stride] for stride in self.strides]
+
+
+@pytest.mark.parametrize(
+    ('features', 'anchors', 'fits'),
+    [
+        ([8, 16], [8, 16], True),
+        ([8, 16], [(8, 8), (16, 16)], True),
+        ([16, 32], [8, 16], False),
+        ([8], [8, 16], False),
+        (['wrong'], [8], True),  # training will say what does not fit
+    ],
+)
+def test_strides(features, anchors, fits):
+    model = Features(features)
+    model.bbox_head = nn.Module()
+    model.bbox_head.prior_generator = SimpleNamespace(strides=anchors)
+    if fits:
+        _check_strides(model)
+    else:
+        with pytest.raises(UsageError, match='have the strides'):
+            _check_strides(model)
+    assert model.training
+
+
+def test_weights_for_a_part_of_the_backbone(tmp_path):
+    """mmengine would only log what is missing."""
+    weights = Classifier().state_dict()
+    del weights['backbone.blocks.1.act.conv.weight'], weights['backbone.blocks.1.act.norm.weight']
+    for name in [name for name in weights if name.startswith('backbone.blocks.0.')]:
+        del weights[name]
+    torch.save(dict(state_dict=weights), tmp_path / 'part.pth')
+    runner = make_runner(tmp_path / 'run', hooks=HOOKS, load_from=str(tmp_path / 'part.pth'))
+    with pytest.raises(UsageError, match='does not fit VanillaNet: missing: blocks.0'):
+        runner.train()
+    assert isinstance(RunCheckHook(), RunCheckHook)
+
+
+@pytest.mark.parametrize('loader', ['torch', 'mmengine'])
+@pytest.mark.parametrize('kind', ['missing', 'another shape'])
+def test_no_loader_loads_a_part(loader, kind):
+    from mmengine.runner.checkpoint import load_state_dict
+
+    model = Classifier()
+    weights = model.state_dict()
+    if kind == 'missing':
+        weights = {k: v for k, v in weights.items() if not k.startswith('backbone.stem.act.')}
+    else:
+        weights['backbone.blocks.0.conv.conv1.weight'] = torch.ones(3, 3, 1, 1)
+    with pytest.raises((UsageError, RuntimeError), match=f'{kind}|size mismatch'):
+        if loader == 'torch':
+            model.load_state_dict(weights, strict=False)
+        else:
+            load_state_dict(model, weights)
