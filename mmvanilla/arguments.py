@@ -2,6 +2,7 @@
 
 import inspect
 import math
+from collections.abc import Sequence as SequenceClass
 from difflib import get_close_matches
 from functools import lru_cache, wraps
 from numbers import Integral, Real
@@ -24,7 +25,7 @@ from .errors import UsageError
 
 # What a number may be, with the words for it.
 Range = Tuple[Callable[[Any], bool], str]
-ANY_NUMBER: Range = (lambda number: abs(number) < math.inf, 'finite')
+ANY_NUMBER: Range = (lambda number: number == number, 'a number')
 AT_LEAST_0: Range = (lambda number: 0 <= number < math.inf, '0 or more')
 AT_LEAST_1: Range = (lambda number: 1 <= number < math.inf, '1 or more')
 ABOVE_0: Range = (lambda number: 0 < number < math.inf, 'above 0')
@@ -57,9 +58,8 @@ def checked(**ranges: Range) -> Callable[[Callable], Callable]:
         @wraps(init)
         def checked_init(self: Any, *args: Any, **kwargs: Any) -> None:
             mro = type(self).__mro__
-            own = next(
-                i for i, each in enumerate(mro) if vars(each).get('__init__') is checked_init
-            )
+            inits = [vars(each).get('__init__') for each in mro]
+            own = inits.index(checked_init) if checked_init in inits else 0
             check_names(kwargs, accepted_names(mro[own:]), type(self).__name__)
             check_arguments(init, type(self).__name__, (self, *args), kwargs, ranges)
             init(self, *args, **kwargs)
@@ -156,7 +156,7 @@ def check_value(what: str, value: Any, hint: Any, allowed: Optional[Range] = Non
     if not _is_kind(value, hint):
         words = f', {allowed[1]}' if allowed else ''
         raise UsageError(f'{what} must be {_in_words(hint)}{words}, got {value!r}.')
-    numbers = value if isinstance(value, (list, tuple)) else [value]
+    numbers = value if _is_list(value) else [value]
     if allowed and not all(allowed[0](n) for n in numbers if isinstance(n, Real)):
         raise UsageError(f'{what} must be {allowed[1]}, got {value!r}.')
 
@@ -167,13 +167,17 @@ def _is_kind(value: Any, hint: Any) -> bool:
         return any(_is_kind(value, each) for each in options)
     if inspect.isclass(origin) and issubclass(origin, Sequence):  # not a string
         item = options[0] if options and origin is not tuple else Any
-        return isinstance(value, (list, tuple)) and all(_is_kind(each, item) for each in value)
+        return _is_list(value) and all(_is_kind(each, item) for each in value)
     hint = dict if origin is dict else hint
     if hint is bool:
         return isinstance(value, (Integral, np.bool_)) and value in (0, 1)
     if hint in _KINDS:
         return isinstance(value, _KINDS[hint][0]) and not isinstance(value, bool)
     return hint is Any or not inspect.isclass(hint) or isinstance(value, hint)
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, SequenceClass) and not isinstance(value, (str, bytes))
 
 
 def _in_words(hint: Any) -> str:

@@ -58,13 +58,15 @@ def merge_train_options(cfg: Config, args: argparse.Namespace) -> None:
             raise UsageError('--auto-scale-lr needs auto_scale_lr.base_batch_size in the config.')
         cfg.auto_scale_lr.enable = True
     # A run killed while writing, or before a kept checkpoint is replaced, loses nothing.
-    hooks = cfg.setdefault('default_hooks', {})
+    cfg.default_hooks = hooks = cfg.get('default_hooks') or {}
     hook = hooks.setdefault('checkpoint', dict(type='CheckpointHook', interval=1))
     if hook and class_of(hook, scope_of(cfg), HOOKS) is CheckpointHook:
         hook['type'] = 'mmvanilla.AtomicCheckpointHook'
     in_config = cfg.get('resume') and not cfg.get('load_from')
     if args.resume == 'auto' or (in_config and not args.resume):
-        args.resume = latest_whole_checkpoint(cfg.work_dir, (hook or {}).get('out_dir'))
+        args.resume = latest_whole_checkpoint(
+            cfg.work_dir, *((hook or {}).get(name) for name in ('out_dir', 'filename_tmpl'))
+        )
         if args.resume is None:  # the first start of a job that is restarted whenever it dies
             print(f'No checkpoint to resume from in {cfg.work_dir}: starting from the beginning.')
             cfg.resume = False
@@ -97,11 +99,12 @@ def main() -> None:
         )
     merge_train_options(cfg, args)
     check_data(cfg, 'train_dataloader', 'val_dataloader', 'val_evaluator')
-    if cfg.get('load_from') and '://' not in cfg.load_from:
+    # Remote files and the folders of sharded strategies are read by mmengine alone.
+    if cfg.get('load_from') and not ('://' in cfg.load_from or os.path.isdir(cfg.load_from)):
         checkpoint = load_checkpoint(cfg.load_from, values=not cfg.get('resume'))
         if holds_backbone(checkpoint, cfg):
             drop_pretrained(cfg)
-        if cfg.get('resume') and not is_resumable(checkpoint):
+        if cfg.get('resume') and not is_resumable(checkpoint, cfg.load_from):
             raise UsageError(
                 f'checkpoint {cfg.load_from} holds only weights, so no run can resume from it: '
                 'take an epoch_*.pth that training wrote; or, if it is not fused, start from its '

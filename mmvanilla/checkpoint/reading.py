@@ -57,7 +57,9 @@ def load_checkpoint(path: Union[str, Path], values: bool = True) -> Dict[str, An
         damage = 'is truncated or not a checkpoint'
         if 'CRC' in str(error):
             damage = 'is damaged (its checksums differ)'
-        raise DamagedError(f'checkpoint {path} {damage}: download it again{cached}.') from error
+        raise DamagedError(
+            f'checkpoint {path} {damage}: copy or download it again{cached}, or take another.'
+        ) from error
     if not isinstance(checkpoint, Mapping):
         raise UsageError(
             f'checkpoint {path} holds a {type(checkpoint).__name__}, not a dict of weights.'

@@ -4,34 +4,66 @@ import os
 import re
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Dict, Iterable, Mapping, Optional, Tuple, Union
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple, Union
 
 from mmengine.logging import print_log
 
 from ..errors import UsageError
 from .reading import DamagedError, load_checkpoint
 
-_NOT_FOR_RESUMING = re.compile(r'best_.*|.*_deploy\.pth')
+# In the message hub: which run a checkpoint is of. A resumed run keeps it.
+RUN_ID = 'mmvanilla_run_id'
+TEMPLATES = ('epoch_{}.pth', 'iter_{}.pth')  # of mmengine's CheckpointHook
 
 
-def is_resumable(checkpoint: Mapping[str, Any]) -> bool:
-    """Whether a run can be resumed from it, unlike fused and best checkpoints."""
-    return {'meta', 'message_hub', 'optimizer'} <= checkpoint.keys()
+def is_resumable(checkpoint: Mapping[str, Any], path: Union[str, Path] = '') -> bool:
+    """Whether a run can be resumed from it, unlike fused and best checkpoints.
+
+    Args:
+        checkpoint: What is in the file.
+        path: The file. Without it, a checkpoint without optimizer is taken for a best one.
+    """
+    is_last = bool(path) and not Path(path).name.startswith('best_')
+    return {'meta', 'message_hub'} <= checkpoint.keys() and ('optimizer' in checkpoint or is_last)
+
+
+def step_in_name(name: str, *templates: str) -> Optional[int]:
+    """The epoch or iteration in a file's name; None for a name of another form.
+
+    Args:
+        name: The name.
+        templates: Names with ``{}`` for the number, as ``filename_tmpl`` of CheckpointHook.
+    """
+    for template in templates:
+        before, _, after = re.split(r'({[^}]*})', template, maxsplit=1)
+        found = re.fullmatch(rf'{re.escape(before)}(\d+){re.escape(after)}', name)
+        if found:
+            return int(found[1])
+    return None
+
+
+def run_id_of(checkpoint: Mapping[str, Any]) -> Any:
+    """Which run a checkpoint is of; None for those that mmengine's own hook wrote."""
+    hub = checkpoint.get('message_hub')
+    info = hub.get('runtime_info') if isinstance(hub, Mapping) else None
+    return info.get(RUN_ID) if isinstance(info, Mapping) else None
 
 
 def latest_whole_checkpoint(
-    work_dir: Union[str, Path], out_dir: Optional[str] = None
-) -> Optional[Path]:
+    work_dir: Union[str, Path], out_dir: Optional[str] = None, template: Optional[str] = None
+) -> Union[Path, str, None]:
     """The checkpoint of the latest epoch and iteration that a run can be resumed from.
 
-    It is the latest by what the files say, whatever their times and names. mmengine's
-    ``last_checkpoint`` is not enough: a killed run may have left it, or the file that it names,
-    truncated. Damaged files with a higher number in their name are renamed to ``*.damaged``, since
-    the run will write files of those names.
+    It is the latest by what the files say, whatever their times and names, of the run that wrote
+    ``last_checkpoint``. That file itself is not enough: a killed run may have left it, or the file
+    that it names, truncated. Damaged files with a higher number in their name are renamed to
+    ``*.damaged``, since the run will write files of those names. Remote files, and the folders of
+    sharded strategies, are taken as ``last_checkpoint`` names them.
 
     Args:
         work_dir: The run's folder.
         out_dir: The ``out_dir`` of its CheckpointHook, if it has one.
+        template: The ``filename_tmpl`` of its CheckpointHook, if it has one.
 
     Returns:
         Its path; None if there is no checkpoint at all, so that a run can begin.
@@ -42,13 +74,47 @@ def latest_whole_checkpoint(
     """
     pointer = Path(work_dir, 'last_checkpoint')
     last = pointer.read_text().strip() if pointer.is_file() else ''
-    folders = [work_dir, Path(last).parent if last else work_dir]
+    if '://' in last or os.path.isdir(last):
+        return last
+    templates = [template] if template else TEMPLATES
+    folders = {Path(work_dir)}
     if out_dir is not None and '://' not in out_dir:
-        folders.append(Path(out_dir, Path(work_dir).name))  # as mmengine does
-    folders = {Path(folder).resolve(): folder for folder in reversed(folders)}
-    files = sorted(path for folder in folders.values() for path in Path(folder).glob('*.pth'))
+        folders.add(Path(out_dir, Path(work_dir).name))  # as mmengine does
+    found = sorted(path for folder in folders for path in folder.glob('*.pth'))
+    found = [path for path in found if not path.is_dir()]
+    files = [path for path in found if step_in_name(path.name, *templates) is not None]
+    if not files and os.path.isfile(last):  # of a CheckpointHook with another out_dir
+        files = [Path(last)]
     reasons: Dict[Path, UsageError] = {}
+    latest = _first_whole(_by_progress(files, Path(last).name, reasons), reasons)
+    unsure = [error for error in reasons.values() if not isinstance(error, DamagedError)]
+    if unsure:
+        raise unsure[0]
+    results = [path for path in found if re.fullmatch(r'best_.*|.*_deploy\.pth', path.name)]
+    lost = [*files, *results]
+    if latest is None and lost:
+        reason = '; '.join(
+            str(reasons.get(each, f'{each} holds only weights')).rstrip('.') for each in lost[:3]
+        )
+        more = f'; and {len(lost) - 3} more' if len(lost) > 3 else ''
+        raise UsageError(
+            f'no run can resume from what is there, and a new one would overwrite it: {reason}'
+            f'{more}. Move these files, or name another --work-dir.'
+        )
+    for path in reasons if latest else ():
+        own, other = (step_in_name(each.name, *templates) or 0 for each in (path, latest))
+        if own > other:
+            _set_aside(path, latest, reasons[path])
+    return latest
+
+
+def _by_progress(files: List[Path], last: str, reasons: Dict[Path, UsageError]) -> List[Path]:
+    """The files that a run can resume from, of the run that wrote ``last``; the latest first.
+
+    Why others cannot be read is put into ``reasons``.
+    """
     steps: Dict[Path, Tuple[int, int]] = {}
+    runs: Dict[Path, Any] = {}
     for path in files:
         try:
             checkpoint = load_checkpoint(path, values=False)
@@ -56,27 +122,12 @@ def latest_whole_checkpoint(
             if os.path.lexists(path):  # else another process of this run has renamed it
                 reasons[path] = error
         else:
-            if is_resumable(checkpoint):
-                steps[path] = _step(checkpoint['meta'])
-    latest = _first_whole(sorted(steps, key=lambda path: steps[path], reverse=True), reasons)
-    unsure = [
-        error
-        for path, error in reasons.items()
-        if not (_NOT_FOR_RESUMING.fullmatch(path.name) or isinstance(error, DamagedError))
-    ]
-    if unsure:
-        raise unsure[0]
-    if latest is None and files:
-        raise UsageError(
-            'no run can resume from what is there, and a new one would overwrite it: '
-            + '; '.join(str(reasons.get(each, f'{each} holds only weights')) for each in files[:3])
-            + f'{f"; and {len(files) - 3} more" if len(files) > 3 else ""}. '
-            'Move these files, or name another --work-dir.'
-        )
-    for path in reasons if latest else ():
-        if _NOT_FOR_RESUMING.fullmatch(path.name) is None and _number(path) > _number(latest):
-            _set_aside(path, latest, reasons[path])
-    return latest
+            if is_resumable(checkpoint, path):
+                steps[path], runs[path] = _step(checkpoint['meta']), run_id_of(checkpoint)
+    named = [path for path in steps if path.name == last]
+    newest = max(named or steps, key=lambda path: path.stat().st_mtime_ns, default=None)
+    ours = [path for path in steps if runs[path] == runs[newest]]
+    return sorted(ours, key=lambda path: steps[path], reverse=True)
 
 
 def _first_whole(paths: Iterable[Path], reasons: Dict[Path, UsageError]) -> Optional[Path]:
@@ -95,11 +146,6 @@ def _step(meta: Any) -> Tuple[int, int]:
     steps = [meta.get(name) if isinstance(meta, dict) else None for name in ('epoch', 'iter')]
     epoch, iteration = (step if isinstance(step, int) else -1 for step in steps)
     return epoch, iteration
-
-
-def _number(path: Path) -> float:
-    numbers = re.findall(r'\d+', path.stem)
-    return int(numbers[-1]) if numbers else float('inf')
 
 
 def _set_aside(path: Path, latest: Path, reason: UsageError) -> None:

@@ -1,7 +1,6 @@
 """Checks of a config, made before any long work starts."""
 
 import os
-from difflib import SequenceMatcher
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Iterator, Optional, Tuple, get_type_hints
@@ -11,7 +10,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS, OPTIMIZERS
 from mmengine.runner import Runner
 
-from ..arguments import ANY_NUMBER, AT_LEAST_0, AT_LEAST_1, check_value, nearest
+from ..arguments import ABOVE_0, ANY_NUMBER, AT_LEAST_0, check_value, nearest
 from ..checkpoint import load_checkpoint
 from ..compatibility import meta_device
 from ..config import PACKAGES, class_of, is_a, nested_dicts, scope_of
@@ -29,27 +28,21 @@ DATA_SOURCES = {
 }
 # Settings of a config that are not those of a Runner.
 OTHER_SETTINGS = (
-    *('custom_imports', 'default_scope', 'runner_type', 'auto_scale_lr'),
+    *('custom_imports', 'default_scope', 'log_level', 'runner_type', 'auto_scale_lr'),
     *('tta_model', 'tta_pipeline'),
 )
 # Numbers of a config that mmengine and torch do not check, or only when they use them.
 NUMBERS = {
-    **{
-        f'train_cfg.{name}': (int, AT_LEAST_1)
-        for name in ('max_epochs', 'max_iters', 'val_begin', 'val_interval')
-    },
-    **{
-        f'{part}_dataloader.{name}': (int, allowed)
-        for part in ('train', 'val', 'test')
-        for name, allowed in dict(batch_size=AT_LEAST_1, num_workers=AT_LEAST_0).items()
-    },
-    'default_hooks.checkpoint.interval': (int, ANY_NUMBER),  # -1: none
-    'default_hooks.checkpoint.max_keep_ckpts': (int, ANY_NUMBER),  # -1: all
-    'default_hooks.logger.interval': (int, AT_LEAST_1),
-    'optim_wrapper.accumulative_counts': (int, AT_LEAST_1),
-    'optim_wrapper.optimizer.lr': (float, AT_LEAST_0),
-    'optim_wrapper.optimizer.weight_decay': (float, AT_LEAST_0),
-    'auto_scale_lr.base_batch_size': (int, AT_LEAST_1),
+    **{f'train_cfg.{name}': ABOVE_0 for name in ('max_epochs', 'max_iters', 'val_interval')},
+    **{f'{part}_dataloader.batch_size': ABOVE_0 for part in ('train', 'val', 'test')},
+    **{f'{part}_dataloader.num_workers': AT_LEAST_0 for part in ('train', 'val', 'test')},
+    'default_hooks.checkpoint.interval': ANY_NUMBER,  # -1: none
+    'default_hooks.checkpoint.max_keep_ckpts': ANY_NUMBER,  # -1: all
+    'default_hooks.logger.interval': ABOVE_0,
+    'optim_wrapper.accumulative_counts': ABOVE_0,
+    'optim_wrapper.optimizer.lr': AT_LEAST_0,
+    'optim_wrapper.optimizer.weight_decay': AT_LEAST_0,
+    'auto_scale_lr.base_batch_size': ABOVE_0,
 }
 WEIGHTS = 'https://github.com/huawei-noah/VanillaNet/releases'
 
@@ -59,27 +52,50 @@ def check_settings(cfg: Config) -> None:
 
     mmengine ignores settings that it does not know, which may be variables of the config.
     """
+    if 'runner_type' in cfg:  # another runner takes other settings
+        return
     hints = get_type_hints(Runner.__init__)
-    hints.pop('log_level')
+    for name in ('log_level', 'default_scope'):  # which may be of other kinds
+        hints.pop(name)
     known = [*hints, *OTHER_SETTINGS]
     for name, value in cfg.items():
-        if name in hints:
+        if name in hints and (value is not None or name == 'model'):
             check_value(f'{name} of the config', value, hints[name])
         near = nearest(name, known)
-        likely = near is not None and SequenceMatcher(None, name, near).ratio() > 0.9
-        if name not in known and likely and not name[-1].isdigit():
+        if name not in known and near is not None and _is_one_letter(name, near):
             raise UsageError(f'the config sets {name}, which nothing reads: did you mean {near}?')
-    for place, (hint, allowed) in NUMBERS.items():
+    for place, allowed in NUMBERS.items():
         value = _at(cfg, place)
-        if value is not None:
-            check_value(place, value, hint, allowed)
+        if isinstance(value, (int, float)) or (isinstance(value, str) and _is_number(value)):
+            check_value(place, value, float, allowed)
     _check_scope(cfg.get('default_scope'))
     optimizer = _at(cfg, 'optim_wrapper.optimizer')
-    if isinstance(optimizer, dict) and class_of(optimizer, scope_of(cfg), OPTIMIZERS) is None:
-        raise UsageError(f'optim_wrapper.optimizer: {unknown_type(optimizer["type"], OPTIMIZERS)}')
+    kind = optimizer.get('type') if isinstance(optimizer, dict) else None
+    if kind is not None and class_of(optimizer, scope_of(cfg), OPTIMIZERS) is None:
+        raise UsageError(f'optim_wrapper.optimizer: {unknown_type(kind, OPTIMIZERS)}')
     wrapper = cfg.get('optim_wrapper') or {}
     if 'type' in wrapper and not wrapper.keys() & {'optimizer', 'constructor'}:
         raise UsageError('optim_wrapper has no optimizer: add optimizer=dict(type=..., lr=...).')
+
+
+def _is_one_letter(name: str, other: str) -> bool:
+    """Whether one letter is missing, added or another, or two are swapped."""
+    short, long = sorted((name, other), key=len)
+    if name.strip('_') == other:  # a variable
+        return False
+    if len(short) == len(long):
+        differ = [i for i in range(len(short)) if short[i] != long[i]]
+        swapped = len(differ) == 2 and sorted(name) == sorted(other)
+        return len(differ) == 1 or (swapped and differ[1] == differ[0] + 1)
+    return any(short == long[:i] + long[i + 1 :] for i in range(len(long)))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _at(part: Any, place: str) -> Any:

@@ -8,11 +8,12 @@ import inspect
 import json
 import re
 import traceback
+from contextlib import suppress
 from typing import Any, Callable, Dict, Iterator, List, Optional
 
 from mmengine.config import DictAction
 from mmengine.dataset import BaseDataset
-from mmengine.registry import Registry
+from mmengine.registry import Registry, build_from_cfg
 from torch import nn
 
 from ..arguments import accepted_names, nearest, unknown_names
@@ -22,15 +23,18 @@ from ..errors import UsageError
 PACKAGES = ('mmengine', 'mmcv', 'mmdet', 'mmpretrain', 'mmseg', 'mmvanilla', 'torch', 'torchvision')
 READING = ('full_init', 'load_data_list', 'parse_data_info', 'filter_data', '_serialize_data')
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+OTHER_SHAPE = re.compile(r'expected input|shapes cannot be multiplied')
 OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|Unable to allocate", re.I)
 
 
 def explain(error: BaseException) -> Optional[str]:
     """What went wrong in one sentence, if it is known; None for errors in a user's own code."""
+    if isinstance(error, UsageError):
+        # Older versions of mmengine's registry wrap errors in another of their type.
+        while isinstance(error.__context__, UsageError) and not error.__suppress_context__:
+            error = error.__context__
+        return _from_process(str(error))
     errors = list(_chain(error))
-    for each in errors:
-        if isinstance(each, UsageError):
-            return _from_process(str(each))
     frames = [frame for each in errors for frame, _ in traceback.walk_tb(each.__traceback__)]
     explainers: List[Callable[[BaseException, List[Any]], Optional[str]]] = [
         _explain_options,
@@ -39,14 +43,17 @@ def explain(error: BaseException) -> Optional[str]:
         _explain_part,
         _explain_layer,
     ]
-    sentences = (explainer(errors[0], frames) for explainer in explainers)
-    found = next((sentence for sentence in sentences if sentence), None)
-    return found and ' '.join(found.split())
+    for explainer in explainers:
+        with suppress(Exception):  # what it looks for may be otherwise in another version
+            sentence = explainer(errors[0], frames)
+            if sentence:
+                return ' '.join(sentence.split())
+    return None
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
     """The errors that led to this one, the first of them first."""
-    before = error.__cause__ or error.__context__
+    before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     if before is not None:
         yield from _chain(before)
     yield error
@@ -150,7 +157,7 @@ COCO: Dict[str, Dict[str, Callable[[Any], bool]]] = dict(
 
 def _explain_part(error: BaseException, frames: List[Any]) -> Optional[str]:
     """Explains errors in building a part of the config."""
-    builders = [f for f in frames if f.f_code.co_name == 'build_from_cfg' and 'cfg' in f.f_locals]
+    builders = [frame for frame in frames if frame.f_code is build_from_cfg.__code__]
     if not builders:
         return None
     names = builders[-1].f_locals
@@ -191,7 +198,9 @@ def unknown_type(kind: Any, registry: Registry) -> str:
 
 
 def _explain_layer(error: BaseException, frames: List[Any]) -> Optional[str]:
-    """Explains a layer that gets features of other channels than it takes."""
+    """Explains a layer of torch that gets features of other channels than it takes."""
+    if not isinstance(error, RuntimeError) or not OTHER_SHAPE.search(str(error)):
+        return None
     owner, takes, gets = 'the model', 0, 0
     for frame in frames:
         names = frame.f_locals

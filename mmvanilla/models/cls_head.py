@@ -1,6 +1,6 @@
 """The classifier of VanillaNet, as a head of mmpretrain."""
 
-from typing import Any, Optional, Tuple
+from typing import Any, List, Tuple, Union
 
 from torch import Tensor, nn
 
@@ -31,8 +31,8 @@ class VanillaNetClsHead(ClsHead):
         num_classes: Number of classes.
         in_channels: Channels of the backbone's last feature map.
         dropout: Probability of dropping a channel in training.
-        loss: Config of the loss. By default the paper's (Table 7): binary cross entropy, the mean
-            over images and classes, on targets smoothed by 0.1, hard or soft (Mixup, CutMix).
+        loss: The loss, or its config. By default the paper's (Table 7): binary cross entropy, the
+            mean over images and classes, on targets smoothed by 0.1, hard or soft (Mixup, CutMix).
         deploy: Whether to build the deploy form, for weights that are fused already.
         norm_cfg: Config of the batch norm. Its eps is 1e-6 unless the config sets one.
         merged: Whether to build the merged form; the backbone takes the same argument.
@@ -46,11 +46,11 @@ class VanillaNetClsHead(ClsHead):
         num_classes: int,
         in_channels: int,
         dropout: float = 0.05,
-        loss: Optional[dict] = None,
+        loss: Union[dict, nn.Module, None] = None,
         deploy: bool = False,
         norm_cfg: dict = dict(type='BN'),
         merged: bool = False,
-        init_cfg: Optional[dict] = None,
+        init_cfg: Union[dict, List[dict], None] = None,
         **kwargs: Any,
     ) -> None:
         if loss is None:

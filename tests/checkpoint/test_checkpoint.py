@@ -131,10 +131,11 @@ def test_replace_when_whole(tmp_path):
 
 def save_resumable(path, epoch, iteration, **kwargs):
     meta = dict(epoch=epoch, iter=iteration)
-    torch.save(dict(state_dict={}, message_hub={}, meta=meta, optimizer={}, **kwargs), path)
+    content = dict(state_dict={}, message_hub={}, meta=meta, optimizer={})
+    torch.save({**content, **kwargs}, path)
 
 
-@pytest.mark.parametrize('names', [('epoch_9', 'epoch_10'), ('epoch_1', 'iter_30'), ('b', 'a')])
+@pytest.mark.parametrize('names', [('epoch_9', 'epoch_10'), ('epoch_2', 'iter_1')])
 def test_the_latest_checkpoint_is_the_one_that_says_so(names, tmp_path):
     """Neither the times of the files, as after copying a folder, nor their names decide."""
     assert latest_whole_checkpoint(tmp_path) is None
@@ -143,8 +144,31 @@ def test_the_latest_checkpoint_is_the_one_that_says_so(names, tmp_path):
         os.utime(tmp_path / f'{name}.pth', (1000 + age, 1000 + age))
     torch.save(dict(state_dict={}), tmp_path / 'epoch_20_deploy.pth')  # not for resuming
     torch.save(dict(state_dict={}, message_hub={}, meta={}), tmp_path / 'best_1_epoch_20.pth')
+    torch.save(torch.nn.Linear(2, 2), tmp_path / 'model.pth')  # a user's
     (tmp_path / 'last_checkpoint').write_text('')  # killed while writing it
     assert latest_whole_checkpoint(tmp_path).stem == names[-1]
+
+
+def test_of_two_runs_the_last_one_goes_on(tmp_path):
+    """A run that began again where another had ended is not mixed with it."""
+    for epoch, run in ((1, 'new'), (2, 'old'), (3, 'old')):
+        hub = dict(runtime_info=dict(mmvanilla_run_id=run))
+        save_resumable(tmp_path / f'epoch_{epoch}.pth', epoch, 0, message_hub=hub)
+    (tmp_path / 'last_checkpoint').write_text('/elsewhere/epoch_1.pth')
+    assert latest_whole_checkpoint(tmp_path).name == 'epoch_1.pth'
+
+
+def test_names_and_kinds_that_mmengine_allows(tmp_path):
+    save_resumable(tmp_path / 'own-7.pth', 7, 0)
+    assert latest_whole_checkpoint(tmp_path) is None
+    assert latest_whole_checkpoint(tmp_path, template='own-{}.pth').name == 'own-7.pth'
+    content = dict(state_dict={}, meta={}, message_hub={})
+    torch.save(content, tmp_path / 'epoch_2.pth')  # with save_optimizer=False
+    assert latest_whole_checkpoint(tmp_path).name == 'epoch_2.pth'
+    (tmp_path / 'epoch_3.pth').mkdir()  # of a sharded strategy
+    for last in (str(tmp_path / 'epoch_3.pth'), 's3://bucket/epoch_9.pth'):
+        (tmp_path / 'last_checkpoint').write_text(last)
+        assert latest_whole_checkpoint(tmp_path) == last
 
 
 @pytest.mark.parametrize('damage', ['cut', 'flipped'])
@@ -169,8 +193,11 @@ def test_checkpoints_in_another_folder(tmp_path):
     save_resumable(tmp_path / 'out/run/epoch_1.pth', 1, 0)
     assert latest_whole_checkpoint(tmp_path / 'run') is None
     assert latest_whole_checkpoint(tmp_path / 'run', f'{tmp_path}/out').name == 'epoch_1.pth'
-    (tmp_path / 'run/last_checkpoint').write_text(str(tmp_path / 'out/run/epoch_7.pth'))
+    (tmp_path / 'run/last_checkpoint').write_text(str(tmp_path / 'out/run/epoch_1.pth'))
     assert latest_whole_checkpoint(tmp_path / 'run').name == 'epoch_1.pth'
+    save_resumable(tmp_path / 'run/epoch_1.pth', 1, 0)  # a copy of the folder is by itself
+    assert latest_whole_checkpoint(tmp_path / 'run').parent.name == 'run'
+    assert latest_whole_checkpoint(tmp_path / 'run').parent.parent == tmp_path
 
 
 def write_diverged(path):

@@ -18,6 +18,10 @@ from mmvanilla.checkpoint import load_checkpoint
 DAMAGED = 240
 
 
+def _noise(rng: random.Random, size: int) -> bytes:
+    return bytes(rng.randrange(256) for _ in range(size))
+
+
 def damage(content: bytes, rng: random.Random) -> Tuple[str, bytes]:
     """What bad disks, cables and copies do to a file, in words, and the file after that."""
     kind = rng.choice(['bit', 'byte', 'zeros', 'block', 'cut', 'swapped', 'longer'])
@@ -31,7 +35,7 @@ def damage(content: bytes, rng: random.Random) -> Tuple[str, bytes]:
     elif kind == 'zeros':
         changed[where : where + size] = bytes(len(changed[where : where + size]))
     elif kind == 'block':
-        changed[where : where + size] = rng.randbytes(len(changed[where : where + size]))
+        changed[where : where + size] = _noise(rng, len(changed[where : where + size]))
     elif kind == 'cut':
         del changed[where:]
     elif kind == 'swapped':
@@ -39,7 +43,7 @@ def damage(content: bytes, rng: random.Random) -> Tuple[str, bytes]:
         one, two = changed[where : where + 512], changed[other : other + 512]
         changed[where : where + len(two)], changed[other : other + len(one)] = two, one
     else:
-        changed += rng.randbytes(size)
+        changed += _noise(rng, size)
     return f'{kind} at {where}', bytes(changed)
 
 

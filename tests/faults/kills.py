@@ -15,7 +15,8 @@ from helpers.programs import ROOT
 from faults.forks import Outcome, run_cases, run_tool
 from mmvanilla import UsageError
 from mmvanilla.checkpoint import load_checkpoint
-from mmvanilla.engine.hooks.atomic_checkpoint_hook import EXPIRED
+from mmvanilla.checkpoint.resuming import RUN_ID
+from mmvanilla.engine.hooks.atomic_checkpoint_hook import EXPIRED, VALIDATED
 
 # Without random augmentation, whose state no checkpoint holds.
 CONFIG = """
@@ -45,7 +46,10 @@ default_hooks = dict(
 IGNORED = ('time', 'seed', 'experiment_name', 'cfg', 'last_ckpt', 'best_ckpt', 'mmengine_version')
 # Where the loops are, which the next iteration says anew; a validation before the first one of a
 # resumed run counts from another place than one after the last.
-STAGE = [f'.message_hub.runtime_info.{name}' for name in ('epoch', 'iter', 'loop_stage', EXPIRED)]
+STAGE = [
+    f'.message_hub.runtime_info.{name}'
+    for name in ('epoch', 'iter', 'loop_stage', EXPIRED, VALIDATED, RUN_ID)
+]
 WRITES = {'os.rename', 'os.remove', 'os.mkdir', 'os.rmdir', 'os.truncate', 'os.link', 'os.symlink'}
 
 
@@ -157,7 +161,8 @@ def case(
     wrong = same_files(work_dir, reference)
     found['leftovers'] = [each for each in wrong if each.startswith('file ')]
     found['lost'] = [each for each in wrong if not each.startswith('file ')][:5]
-    if 'Epoch(val) [4]' not in outcome.output:
+    logs = ''.join(path.read_text() for path in work_dir.glob('*/*.log'))
+    if 'Epoch(val) [4]' not in logs:
         found['lost'].append('the final metrics')
     if not found['lost'] and not found['leftovers']:
         shutil.rmtree(place)

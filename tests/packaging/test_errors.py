@@ -41,7 +41,7 @@ def no_memory():
             lambda: MODELS.build(dict(act_num=3)),
             'a part of the config has no type: dict(act_num=3)',
         ),
-        (lambda: HOOKS.build(dict(type='EMAHook', momentums=1)), 'did you mean momentum'),
+        (lambda: HOOKS.build(dict(type='LoggerHook', intervals=1)), 'did you mean interval'),
         (lambda: HOOKS.build('EMAHook'), "must be a dict with a type, got 'EMAHook'"),
         (lambda: MODELS.build(dict(type='ConvModule')), 'ConvModule needs'),
         (lambda: next(iter(DataLoader(Broken(), num_workers=1))), 'image 7 cannot be loaded: mend'),
@@ -79,7 +79,7 @@ def test_interruptions(capsys):
     [
         (dict(custom_hook=[]), 'nothing reads: did you mean custom_hooks'),
         (dict(custom_hooks=dict()), 'custom_hooks of the config must be'),
-        (dict(train_cfg=dict(val_interval=0)), 'train_cfg.val_interval must be 1 or more'),
+        (dict(train_cfg=dict(val_interval=0)), 'train_cfg.val_interval must be above 0'),
         (dict(optim_wrapper=dict(optimizer=dict(type='AdmW'))), "did you mean 'AdamW'"),
         (dict(optim_wrapper=dict(type='OptimWrapper')), 'optim_wrapper has no optimizer'),
         (dict(default_scope='mmdett'), "did you mean 'mmdet'"),

@@ -1,8 +1,7 @@
 """mmengine's CheckpointHook, made safe against kills at any moment."""
 
-import glob
 import os
-import re
+import secrets
 from contextlib import contextmanager, suppress
 from inspect import signature
 from pathlib import Path
@@ -15,10 +14,13 @@ from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
 from ...arguments import accepted_names, check_names, nearest
 from ...checkpoint import latest_whole_checkpoint, load_checkpoint, replace_when_whole
+from ...checkpoint.resuming import RUN_ID, run_id_of, step_in_name
 from ...errors import UsageError
 from ...registry import HOOKS, register
 
-EXPIRED = 'expired_ckpt_id'  # in the message hub: what is removed once a checkpoint is written
+# In the message hub: the files that are removed once a checkpoint is written, and the iteration of
+# the last validation whose outcome it holds.
+EXPIRED, VALIDATED = 'mmvanilla_expired', 'mmvanilla_validated'
 
 
 @register_backend('mmvanilla_atomic', force=True)  # a notebook may reload this module
@@ -54,9 +56,9 @@ class AtomicCheckpointHook(CheckpointHook):
     mmengine's hook writes in place, and removes an old checkpoint before it writes the new one, the
     best one of ``save_best`` too. With this hook, a run killed between the two keeps both; the run
     that resumes removes what is left over. It also validates first if that was due at the epoch or
-    iteration that it resumes from, and keeps the best checkpoint of both runs. To resume without a
-    file name (``resume=True``), it takes the latest checkpoint that is whole, and never begins
-    again where there are checkpoints. Arguments as in mmengine's hook.
+    iteration that it resumes from, and keeps the best checkpoint that the killed run has written.
+    To resume without a file name (``resume=True``), it takes the latest checkpoint that is whole,
+    and never begins again where there are checkpoints. Arguments as in mmengine's hook.
     """
 
     def __init__(self, *args: Any, backend_args: Optional[dict] = None, **kwargs: Any) -> None:
@@ -64,31 +66,37 @@ class AtomicCheckpointHook(CheckpointHook):
         known = [*accepted_names([Runner.save_checkpoint]), *signature(CheckpointHook).parameters]
         check_names(kwargs, known, 'CheckpointHook')
         super().__init__(*args, **kwargs)
-        local = '://' not in str(self.out_dir or '')
+        local = '://' not in str(self.out_dir or '') and self.file_client_args is None
         self.backend_args = backend_args or (dict(backend='mmvanilla_atomic') if local else None)
         self.adopts_best = False  # whether best checkpoints of a killed run may be there
 
     def before_run(self, runner: Runner) -> None:
         if runner._resume and runner._load_from is None:
-            latest = latest_whole_checkpoint(runner.work_dir, self.out_dir)
+            latest = latest_whole_checkpoint(runner.work_dir, self.out_dir, self.filename_tmpl)
             runner._load_from = latest and str(latest)
 
     def before_train(self, runner: Runner) -> None:
         super().before_train(runner)
+        if RUN_ID not in runner.message_hub.runtime_info or not runner._resume:
+            run_id = [secrets.token_hex(8)]
+            broadcast_object_list(run_id)
+            runner.message_hub.update_info(RUN_ID, run_id[0])
         if not runner._resume:
             return
-        expired = runner.message_hub.runtime_info.get(EXPIRED)
-        if expired is not None:
-            self._remove(self.filename_tmpl.format(expired))
+        resumed_from = os.path.dirname(os.path.abspath(str(runner._load_from)))
+        if resumed_from == os.path.abspath(str(self.out_dir)):
+            for name in runner.message_hub.runtime_info.get(EXPIRED) or ():
+                self._remove_of_run(runner, name)
         self.adopts_best = True
-        if _validation_is_due(runner):
+        validated = runner.message_hub.runtime_info.get(VALIDATED) == runner.iter
+        if _validation_is_due(runner) and not validated:
             runner.logger.info('The validation of the checkpoint comes first.')
             runner.val_loop.run()
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
-        expired = None
+        expired = [os.path.basename(path) for _, path in getattr(self.file_backend, 'due', ())]
         if 0 < self.max_keep_ckpts == len(self.keep_ckpt_ids) and self.keep_ckpt_ids[-1] != step:
-            expired = self.keep_ckpt_ids[0]
+            expired.append(self.filename_tmpl.format(self.keep_ckpt_ids[0]))
         runner.message_hub.update_info(EXPIRED, expired)
         with self._removals_last():
             super()._save_checkpoint_with_step(runner, step, meta)
@@ -109,16 +117,19 @@ class AtomicCheckpointHook(CheckpointHook):
                 f'save_best={unknown!r} is not among the metrics {", ".join(metrics)}'
                 + (f': did you mean {near!r}?' if near else '.')
             )
+        runner.message_hub.update_info(VALIDATED, runner.iter)
         with self._removals_last():
             super()._save_best_checkpoint(runner, metrics)
 
     def _adopt_best(self, runner: Runner, key: str) -> None:
-        """Takes the best of the checkpoints that earlier runs left for an indicator.
+        """Takes the best of the checkpoints that this run has left for an indicator.
 
-        The others are removed, except those that cannot be read.
+        The others of this run are removed, except those that cannot be read.
         """
         suffix = '' if len(self.key_indicators) == 1 else f'_{key}'
-        scores = self._scores_of_files(key, f'best_score{suffix}') if is_main_process() else {}
+        scores = {}
+        if is_main_process() and isinstance(self.file_backend, LocalBackend):
+            scores = self._scores_of_files(runner, key, f'best_score{suffix}')
         best = None
         for path, score in scores.items():
             if best is None or self.is_better_than[key](score, scores[best]):
@@ -137,28 +148,26 @@ class AtomicCheckpointHook(CheckpointHook):
             self.best_ckpt_path = best
         for path in scores:
             if path != best:
-                self._remove(os.path.basename(path))
+                self.file_backend.remove(path)
 
-    def _scores_of_files(self, key: str, score: str) -> Dict[str, Any]:
-        """The scores in the best checkpoints of an indicator that are in the folder, by path."""
-        if not isinstance(self.file_backend, LocalBackend):
-            return {}
-        parts = re.split(r'{[^}]*}', self.filename_tmpl)
-        name = glob.escape(f'best_{key}_'.replace('/', '_')) + '*'.join(map(glob.escape, parts))
+    def _scores_of_files(self, runner: Runner, key: str, score: str) -> Dict[str, Any]:
+        """The scores in this run's best checkpoints of an indicator, by path."""
+        template = f'best_{key}_{self.filename_tmpl}'.replace('/', '_')
         scores = {}
-        for path in sorted(Path(self.out_dir).glob(name)):
-            with suppress(UsageError, LookupError, TypeError):  # not a best checkpoint
-                info = load_checkpoint(path, values=False)['message_hub']['runtime_info']
-                scores[str(path)] = info[score]
+        for name in sorted(os.listdir(self.out_dir)):
+            path = self.file_backend.join_path(self.out_dir, name)
+            if step_in_name(name, template) is not None and _is_of_run(runner, path):
+                with suppress(LookupError):
+                    scores[path] = load_checkpoint(path)['message_hub']['runtime_info'][score]
         return scores
 
-    def _remove(self, name: str) -> None:
-        """Removes a checkpoint: a file, or the folder of a sharded strategy such as DeepSpeed."""
+    def _remove_of_run(self, runner: Runner, name: str) -> None:
+        """Removes a checkpoint of this run: a file, or the folder of a sharded strategy."""
         path = self.file_backend.join_path(self.out_dir, name)
-        if is_main_process() and self.file_backend.isfile(path):
-            self.file_backend.remove(path)
-        elif is_main_process() and self.file_backend.isdir(path):
+        if is_main_process() and self.file_backend.isdir(path):
             self.file_backend.rmtree(path)
+        elif is_main_process() and _is_of_run(runner, path):
+            self.file_backend.remove(path)
 
     @contextmanager
     def _removals_last(self) -> Iterator[None]:
@@ -173,15 +182,22 @@ class AtomicCheckpointHook(CheckpointHook):
         mine.update(getattr(self, 'best_ckpt_path_dict', {}).values())
         for remove, path in later.due:
             # Not what was written again, nor files in the folder that a run was copied from.
-            if path not in mine and os.path.dirname(path) == str(self.out_dir).rstrip('/'):
+            folders = {os.path.abspath(os.path.dirname(path)), os.path.abspath(self.out_dir)}
+            if path not in mine and len(folders) == 1:
                 remove(path)
 
 
-def _validation_is_due(runner: Runner) -> bool:
-    """Whether the train loop validates where the run begins.
+def _is_of_run(runner: Runner, path: str) -> bool:
+    """Whether a file is a checkpoint that this run wrote, and that can be read."""
+    try:
+        checkpoint = load_checkpoint(path, values=False)
+    except UsageError:
+        return False
+    return run_id_of(checkpoint) == runner.message_hub.get_info(RUN_ID)
 
-    Checkpoints are written before that, so nothing in them says whether it has happened.
-    """
+
+def _validation_is_due(runner: Runner) -> bool:
+    """Whether the train loop validates at the epoch or iteration at which a run begins."""
     loop = runner.train_loop
     known = isinstance(loop, (EpochBasedTrainLoop, IterBasedTrainLoop))
     if runner.val_loop is None or not known:

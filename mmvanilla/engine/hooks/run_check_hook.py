@@ -2,13 +2,16 @@
 
 import json
 import math
+import re
 from functools import partial
 from typing import Any, Callable, Iterator, Optional, Sequence, Tuple
 
 import torch
 from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ...checkpoint.numbers import find_fault
 from ...errors import UsageError
@@ -18,8 +21,9 @@ from ...models.loading.names import check_whole, own_names
 from ...models.vanillanet import VanillaNet
 from ...registry import HOOKS, register
 
-# Their num_classes is another number than that of the data set's classes.
-OTHER_CLASSES = ('ClsDataPreprocessor', 'VGG', 'FusedSemanticHead', 'RPNHead', 'VPDDepthHead')
+PACKAGES = ('mmcv', 'mmdet', 'mmpretrain', 'mmseg')
+# The parts of models whose num_classes is that of the data.
+HEADS = re.compile(r'(bbox_head|roi_head\.bbox_head|roi_head\.mask_head|decode_head|head)(\.\d+)?')
 
 
 @register(HOOKS)
@@ -40,11 +44,14 @@ class RunCheckHook(Hook):
 
     def before_run(self, runner: Runner) -> None:
         for name in ('train', 'val', 'test'):
-            loop = getattr(runner, f'_{name}_loop')
+            loop = getattr(runner, f'_{name}_loop', None)
             for dataset in _leaves(getattr(getattr(loop, 'dataloader', None), 'dataset', None)):
                 _name_files(dataset)
                 _check_classes(dataset, f'{name}_dataloader', unwrap(runner.model))
-        if hasattr(getattr(runner, '_train_loop', None), 'dataloader'):
+        # Other wrappers, such as FSDP, cannot be called from inside.
+        wrapped = is_model_wrapper(runner.model)
+        wrapped = wrapped and not isinstance(runner.model, DistributedDataParallel)
+        if hasattr(getattr(runner, '_train_loop', None), 'dataloader') and not wrapped:
             _check_strides(unwrap(runner.model))
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
@@ -97,7 +104,8 @@ def _name_files(dataset: Any) -> None:
     """Makes the transforms that load files name those that cannot be loaded."""
     for transform in getattr(getattr(dataset, 'pipeline', None), 'transforms', ()):
         kind = type(transform)
-        if kind.__name__.startswith('Load') and hasattr(kind, 'transform'):
+        known = kind.__module__.split('.')[0] in PACKAGES
+        if known and kind.__name__.startswith('Load') and hasattr(kind, 'transform'):
             transform.transform = partial(_load, kind.transform, transform)
 
 
@@ -132,24 +140,27 @@ def _check_classes(dataset: Any, where: str, model: nn.Module) -> None:
             f'classes=({classes!r},).'
         )
     found = getattr(dataset, 'cat_ids', classes)  # of mmdet's data sets in COCO's format
-    if len(found) != len(classes) or not len(dataset):
-        raise UsageError(f'{where}: {explain_classes(dataset.ann_file, classes)}')
-    if hasattr(model, 'language_model'):  # its classes are words
+    ann_file = getattr(dataset, 'ann_file', None) or where
+    if len(found) != len(classes) or (hasattr(dataset, '__len__') and not len(dataset)):
+        raise UsageError(f'{where}: {explain_classes(ann_file, classes)}')
+    # Others may be evaluated on images of some of their classes; panoptic data count apart.
+    strict = where == 'train_dataloader' or _is_kind(dataset, 'CocoDataset')
+    if hasattr(model, 'language_model') or not strict or 'thing_classes' in metainfo:
         return
-    # A classifier may be evaluated on images of some of its classes.
-    is_part = where != 'train_dataloader' and type(dataset).__module__.startswith('mmpretrain')
     for name, module in model.named_modules():
         number = getattr(module, 'num_classes', None)
-        other = name.endswith('rpn_head') or type(module).__name__ in OTHER_CLASSES
-        if not isinstance(number, int) or other or number == len(classes):
-            continue
-        if number < len(classes) or not is_part:
+        is_head = HEADS.fullmatch(name) and 'RPN' not in type(module).__name__
+        if isinstance(number, int) and is_head and number != len(classes):
             raise UsageError(
                 f'model.{name}.num_classes is {number}, but the data of {where} have '
                 f'{len(classes)} classes ({_list(classes)}): set num_classes of the heads to '
                 f'{len(classes)}, or metainfo=dict(classes=...) of the data sets to the classes '
                 'of the model.'
             )
+
+
+def _is_kind(made: Any, name: str) -> bool:
+    return name in [each.__name__ for each in type(made).__mro__]
 
 
 def explain_classes(ann_file: str, classes: Sequence[str]) -> str:
@@ -159,6 +170,8 @@ def explain_classes(ann_file: str, classes: Sequence[str]) -> str:
             names = [category['name'] for category in json.load(file)['categories']]
     except Exception:  # another format, or a remote file
         names = None
+    if names is not None and len(set(names)) < len(names):
+        return f'{ann_file} has several categories of one name ({_list(names)}): rename them.'
     if names is None or set(classes) <= set(names):
         return (
             f'no image of {ann_file} is left: all are filtered out, as images without boxes are '
@@ -182,7 +195,8 @@ def _check_strides(model: nn.Module) -> None:
     heads = [getattr(model, name, None) for name in ('bbox_head', 'rpn_head')]
     generators = [getattr(head, 'prior_generator', None) for head in heads]
     expected = next((g.strides for g in generators if hasattr(g, 'strides')), None)
-    if expected is None or not hasattr(model, 'extract_feat'):
+    ours = isinstance(getattr(model, 'backbone', None), VanillaNet)
+    if expected is None or not ours or not hasattr(model, 'extract_feat'):
         return
     expected = [max(each) if isinstance(each, (tuple, list)) else each for each in expected]
     got = _feature_strides(model, 2 * max(expected))
@@ -200,12 +214,11 @@ def _check_strides(model: nn.Module) -> None:
 
 def _feature_strides(model: nn.Module, size: int) -> Optional[Tuple[int, ...]]:
     """The strides of the features of an image; None if they cannot be found."""
-    convs = (module for module in model.modules() if isinstance(module, nn.Conv2d))
-    weight = next(iter(convs)).weight
+    weight = next(model.backbone.parameters())
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        features = model.extract_feat(weight.new_zeros(1, weight.shape[1], size, size))
+        features = model.extract_feat(weight.new_zeros(1, model.backbone.in_channels, size, size))
         return tuple(round(size / feature.shape[-2]) for feature in features)
     except Exception:  # training will say what does not fit
         return None

@@ -3,6 +3,7 @@
 ``rename_on_loading`` makes a network do this whenever its ``load_state_dict`` is called.
 """
 
+import sys
 from functools import partial
 from typing import Any, Dict, Mapping, Optional
 
@@ -66,16 +67,23 @@ def _take_own_names(
         for name, value in own_names(weights, network).items()
     }
     state_dict.update({prefix + name: value for name, value in weights.items()})
-    if whole and weights:
+    if whole and weights and _loads_for_mmengine():
         check_whole(network, weights)
+
+
+def _loads_for_mmengine() -> bool:
+    """Whether mmengine loads the weights: it only logs what is missing, where torch returns it."""
+    frame: Any = sys._getframe(1)
+    while frame is not None and frame.f_globals['__name__'] != 'mmengine.runner.checkpoint':
+        frame = frame.f_back
+    return frame is not None
 
 
 def check_whole(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Raises UsageError unless there are weights of the right shapes for each layer of a network.
 
-    mmengine only logs what is missing, and torch returns it with ``strict=False``: the network
-    would go on with random weights. Folding is only tried, with meta tensors. What is wrong inside
-    a layer, the layer itself says when it loads.
+    Otherwise the network would go on with random weights. Folding is only tried, with meta
+    tensors. What is wrong inside a layer, the layer itself says when it loads.
     """
     shapes = {
         name: value if name.endswith('_extra_state') else value.to('meta')
