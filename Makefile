@@ -80,7 +80,7 @@ test-zoo: env
 
 # Kills, damaged files, wrong configs: the table of docs/reliability.md.
 test-faults: env
-	@OMP_NUM_THREADS=1 $(PY) -m tests.faults
+	@OMP_NUM_THREADS=1 $(PY) tests/faults
 
 # Any folder of requirements/: test-onedl, test-torch2.1, test-torch1.13, test-newest.
 test-%:

@@ -34,7 +34,7 @@ def explain(error: BaseException) -> Optional[str]:
         while isinstance(error.__context__, UsageError) and not error.__suppress_context__:
             error = error.__context__
         return _from_process(str(error))
-    errors = list(_chain(error))
+    errors = list(chain(error))
     frames = [frame for each in errors for frame, _ in traceback.walk_tb(each.__traceback__)]
     explainers: List[Callable[[BaseException, List[Any]], Optional[str]]] = [
         _explain_options,
@@ -51,11 +51,11 @@ def explain(error: BaseException) -> Optional[str]:
     return None
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
+def chain(error: BaseException) -> Iterator[BaseException]:
     """The errors that led to this one, the first of them first."""
     before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     if before is not None:
-        yield from _chain(before)
+        yield from chain(before)
     yield error
 
 

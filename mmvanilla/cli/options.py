@@ -17,7 +17,7 @@ from ..config import name_types
 from ..errors import UsageError
 from ..model_index import find_root
 from .checks import check_settings
-from .explanations import NO_ROOM, explain, reason
+from .explanations import NO_ROOM, chain, explain, reason
 
 # The extra of setup.py for each package of base configs, as mmengine and onedl-mmengine call it.
 EXTRAS = {'mmsegmentation': 'segmentation', 'mmseg': 'onedl-segmentation'}
@@ -128,10 +128,11 @@ def one_sentence_errors(interrupted: str = 'interrupted.') -> Iterator[None]:
     logging.raiseExceptions = False  # a full disk ends the run once, not at each line of its log
     try:
         yield
-    except KeyboardInterrupt:
-        print(interrupted, file=sys.stderr)
-        sys.exit(130)
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
+        # mmengine makes a SyntaxError of any exception while it formats a config.
+        if any(isinstance(each, KeyboardInterrupt) for each in chain(error)):
+            print(interrupted, file=sys.stderr)
+            sys.exit(130)
         sentence = explain(error)
         if sentence is None:
             raise

@@ -85,6 +85,7 @@ class AtomicCheckpointHook(CheckpointHook):
             return
         resumed_from = os.path.dirname(os.path.abspath(str(runner._load_from)))
         if resumed_from == os.path.abspath(str(self.out_dir)):
+            self.last_ckpt = runner._load_from  # which a new best score is written to
             for name in runner.message_hub.runtime_info.get(EXPIRED) or ():
                 self._remove_of_run(runner, name)
         self.adopts_best = True

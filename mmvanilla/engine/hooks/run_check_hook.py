@@ -16,8 +16,9 @@ from torch.nn.parallel import DistributedDataParallel
 from ...checkpoint.numbers import find_fault
 from ...errors import UsageError
 from ...models.folding.arithmetic import part
+from ...models.folding.foldable import complain, match
 from ...models.folding.network import unwrap
-from ...models.loading.names import check_whole, own_names
+from ...models.loading.names import own_names
 from ...models.vanillanet import VanillaNet
 from ...registry import HOOKS, register
 
@@ -60,7 +61,9 @@ class RunCheckHook(Hook):
         for name, module in unwrap(runner.model).named_modules():
             weights = part(checkpoint.get('state_dict', {}), f'{name}.')
             if isinstance(module, VanillaNet) and weights:  # before EMA hooks look for each
-                check_whole(module, own_names(weights, module))
+                mismatches = match(module, own_names(weights, module))[1]
+                del mismatches['unexpected']
+                complain(mismatches, f'model.{name}')
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None

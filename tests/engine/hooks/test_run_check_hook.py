@@ -96,7 +96,7 @@ def test_weights_for_a_part_of_the_backbone(tmp_path):
         del weights[name]
     torch.save(dict(state_dict=weights), tmp_path / 'part.pth')
     runner = make_runner(tmp_path / 'run', hooks=HOOKS, load_from=str(tmp_path / 'part.pth'))
-    with pytest.raises(UsageError, match='does not fit VanillaNet: missing: blocks.0'):
+    with pytest.raises(UsageError, match='does not fit model.backbone: missing: blocks.0'):
         runner.train()
     assert isinstance(RunCheckHook(), RunCheckHook)
 
