@@ -105,12 +105,12 @@ class AtomicCheckpointHook(CheckpointHook):
     def _save_best_checkpoint(self, runner: Runner, metrics: Dict[str, Any]) -> None:
         if not self.save_best:
             return
+        adopted = []
         if self.adopts_best:
             self.adopts_best = False
             if 'auto' in self.key_indicators:
                 self._init_rule(self.rules, [next(iter(metrics))])
-            for key in self.key_indicators:
-                self._adopt_best(runner, key)
+            adopted = [key for key in self.key_indicators if self._adopt_best(runner, key)]
         unknown = next((key for key in self.key_indicators if key not in metrics), 'auto')
         if unknown != 'auto':
             near = nearest(unknown, metrics)
@@ -121,11 +121,18 @@ class AtomicCheckpointHook(CheckpointHook):
         runner.message_hub.update_info(VALIDATED, runner.iter)
         with self._removals_last():
             super()._save_best_checkpoint(runner, metrics)
+        if adopted and self.last_ckpt is not None:  # as after a new best score
+            step = runner.epoch if self.by_epoch else runner.iter
+            meta = dict(epoch=runner.epoch, iter=runner.iter)
+            self._save_checkpoint_with_step(runner, step, meta)
 
-    def _adopt_best(self, runner: Runner, key: str) -> None:
+    def _adopt_best(self, runner: Runner, key: str) -> bool:
         """Takes the best of the checkpoints that this run has left for an indicator.
 
         The others of this run are removed, except those that cannot be read.
+
+        Returns:
+            Whether it is another than the run knew.
         """
         suffix = '' if len(self.key_indicators) == 1 else f'_{key}'
         scores = {}
@@ -139,8 +146,9 @@ class AtomicCheckpointHook(CheckpointHook):
         broadcast_object_list(everywhere)
         (found,) = everywhere
         if found is None:
-            return
+            return False
         best, score = found
+        before = runner.message_hub.runtime_info.get(f'best_score{suffix}')
         runner.message_hub.update_info(f'best_score{suffix}', score)
         runner.message_hub.update_info(f'best_ckpt{suffix}', best)
         if suffix:
@@ -150,6 +158,7 @@ class AtomicCheckpointHook(CheckpointHook):
         for path in scores:
             if path != best:
                 self.file_backend.remove(path)
+        return before is None or before != score
 
     def _scores_of_files(self, runner: Runner, key: str, score: str) -> Dict[str, Any]:
         """The scores in this run's best checkpoints of an indicator, by path."""
