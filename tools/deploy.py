@@ -4,6 +4,7 @@ The checkpoint may be in any form, at λ = 1; the authors' files are taken as th
 """
 
 import argparse
+import copy
 from pathlib import Path
 from typing import Optional
 
@@ -53,12 +54,14 @@ def main() -> None:
     for path in files.values():
         if path.resolve() in (Path(args.config).resolve(), Path(args.checkpoint).resolve()):
             raise UsageError(f'{path} would be overwritten: name another folder.')
+    if files['.py'].exists() and 'train_dataloader' in files['.py'].read_text(encoding='utf-8'):
+        raise UsageError(f'{files[".py"]} is the config of a training: name another folder.')
     use_safe_loading()
     drop_pretrained(cfg)
     checkpoint = load_checkpoint(args.checkpoint)
     meta = checkpoint.get('meta') or {}
     init_default_scope(scope_of(cfg))
-    network = MODELS.build(cfg.model)
+    network = MODELS.build(copy.deepcopy(cfg.model))  # some models change it
     if args.onnx:
         check_exportable(network)
     load_weights(network, own_names(checkpoint), args.checkpoint)

@@ -87,7 +87,7 @@ def holds_backbone(checkpoint: dict, cfg: Config) -> bool:
 def main() -> None:
     args = parse_args()
     cfg = load_config(args)
-    check_writable(cfg.work_dir)
+    check_writable(cfg.work_dir, is_folder=True)
     # With a launcher, the first process of the run reserves the folder.
     is_first = int(os.environ.get(RANKS.get(cfg.launcher, ''), 0)) == 0
     if is_first and os.path.isdir(cfg.work_dir):

@@ -36,6 +36,8 @@ def load_checkpoint(path: Union[str, Path], values: bool = True) -> Dict[str, An
         UsageError: if it is absent, or holds objects that are not allowed, or weights that no
             network can have: NaN, infinite ones, negative variances.
     """
+    if Path(path).is_dir():
+        raise UsageError(f'checkpoint {path} is a folder: name a file in it.')
     try:
         file = _download(str(path)) if str(path).startswith(('http://', 'https://')) else path
         file = Path(file).expanduser()

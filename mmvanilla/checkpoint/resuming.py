@@ -83,8 +83,6 @@ def latest_whole_checkpoint(
     found = sorted(path for folder in folders for path in folder.glob('*.pth'))
     found = [path for path in found if not path.is_dir()]
     files = [path for path in found if step_in_name(path.name, *templates) is not None]
-    if not files and os.path.isfile(last):  # of a CheckpointHook with another out_dir
-        files = [Path(last)]
     reasons: Dict[Path, UsageError] = {}
     latest = _first_whole(_by_progress(files, Path(last).name, reasons), reasons)
     unsure = [error for error in reasons.values() if not isinstance(error, DamagedError)]

@@ -62,9 +62,11 @@ def _failing_in_one_sentence(path: Path) -> Iterator[None]:
     raise UsageError(f'{path} cannot be written ({why}): make room, or name another folder.')
 
 
-def check_writable(path: Union[str, Path]) -> None:
+def check_writable(path: Union[str, Path], is_folder: bool = False) -> None:
     """Raises UsageError if a file or folder cannot be made at ``path``; it makes nothing."""
     folder = os.path.abspath(path)
+    if is_folder and os.path.isfile(folder):
+        raise UsageError(f'{path} is a file: name a folder.')
     while not os.path.exists(folder):
         folder = os.path.dirname(folder)
     if not os.path.isdir(folder) and folder != os.path.abspath(path):

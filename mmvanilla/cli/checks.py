@@ -1,5 +1,6 @@
 """Checks of a config, made before any long work starts."""
 
+import inspect
 import os
 from importlib.util import find_spec
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any, Iterator, Optional, Tuple, get_type_hints
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import DATASETS, MODELS, OPTIMIZERS
+from mmengine.registry import DATASETS, METRICS, MODELS, OPTIMIZERS
 from mmengine.runner import Runner
 
 from ..arguments import ABOVE_0, ANY_NUMBER, AT_LEAST_0, check_value, nearest
@@ -44,6 +45,14 @@ NUMBERS = {
     'optim_wrapper.optimizer.weight_decay': AT_LEAST_0,
     'auto_scale_lr.base_batch_size': ABOVE_0,
 }
+SETTINGS = (*inspect.signature(Runner).parameters, *OTHER_SETTINGS)
+OLD_SETTINGS = dict(
+    lr_config='param_scheduler',
+    optimizer_config='optim_wrapper',
+    checkpoint_config='default_hooks.checkpoint',
+    log_config='default_hooks.logger',
+    total_epochs='train_cfg.max_epochs',
+)
 WEIGHTS = 'https://github.com/huawei-noah/VanillaNet/releases'
 
 
@@ -57,13 +66,25 @@ def check_settings(cfg: Config) -> None:
     hints = get_type_hints(Runner.__init__)
     for name in ('log_level', 'default_scope'):  # which may be of other kinds
         hints.pop(name)
-    known = [*hints, *OTHER_SETTINGS]
     for name, value in cfg.items():
         if name in hints and (value is not None or name == 'model'):
             check_value(f'{name} of the config', value, hints[name])
-        near = nearest(name, known)
-        if name not in known and near is not None and _is_one_letter(name, near):
+        near = nearest(name, SETTINGS)
+        if name not in SETTINGS and near is not None and _is_one_letter(name, near):
             raise UsageError(f'the config sets {name}, which nothing reads: did you mean {near}?')
+        if name in OLD_SETTINGS:
+            raise UsageError(
+                f'{name} is a setting of MMDetection 2.x, which nothing reads: '
+                f'set {OLD_SETTINGS[name]} instead.'
+            )
+    for name in ('val_evaluator', 'test_evaluator'):
+        evaluator = cfg.get(name)
+        if isinstance(evaluator, dict) and 'metrics' in evaluator:
+            if class_of(evaluator, scope_of(cfg), METRICS) is not None:
+                raise UsageError(
+                    f'{name} has metrics, but {evaluator["type"]} is a metric itself: did you mean '
+                    'metric?'
+                )
     for place, allowed in NUMBERS.items():
         value = _at(cfg, place)
         if isinstance(value, (int, float)) or (isinstance(value, str) and _is_number(value)):
@@ -79,15 +100,12 @@ def check_settings(cfg: Config) -> None:
 
 
 def _is_one_letter(name: str, other: str) -> bool:
-    """Whether one letter is missing, added or another, or two are swapped."""
-    short, long = sorted((name, other), key=len)
-    if name.strip('_') == other:  # a variable
-        return False
-    if len(short) == len(long):
-        differ = [i for i in range(len(short)) if short[i] != long[i]]
+    """Whether one letter is missing or another, or two are swapped; variables add letters."""
+    if len(name) == len(other):
+        differ = [i for i in range(len(name)) if name[i] != other[i]]
         swapped = len(differ) == 2 and sorted(name) == sorted(other)
         return len(differ) == 1 or (swapped and differ[1] == differ[0] + 1)
-    return any(short == long[:i] + long[i + 1 :] for i in range(len(long)))
+    return any(name == other[:i] + other[i + 1 :] for i in range(len(other)))
 
 
 def _is_number(text: str) -> bool:
@@ -152,7 +170,7 @@ def check_channels(cfg: Config) -> None:
     with meta_device():
         given = list(class_of(backbone, scope)(**arguments).out_channels)
     taken = list(taken)
-    if taken != given:
+    if taken not in (given, given[::-1]):  # YOLOv3's neck takes the last stage first
         raise UsageError(
             f'model.neck.in_channels is {taken}, but the backbone returns {given}: set it to that, '
             'or choose other out_indices.'
@@ -191,6 +209,8 @@ def check_data(cfg: Config, *parts: str) -> None:
             kind = getattr(class_of(part, scope_of(cfg), DATASETS), '__name__', None)
             source = None if part.get('metainfo') else DATA_SOURCES.get(kind)  # else the user's
             prefix = part.get('data_prefix') or ''
+            if kind == 'CocoDataset' and isinstance(prefix, dict):  # which opens no seg
+                prefix = {name: path for name, path in prefix.items() if name != 'seg'}
             paths = [
                 part.get('ann_file'),
                 *(prefix.values() if isinstance(prefix, dict) else [prefix]),

@@ -7,8 +7,10 @@ import errno
 import inspect
 import json
 import re
+import sysconfig
 import traceback
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional
 
 from mmengine.config import DictAction
@@ -20,10 +22,11 @@ from ..arguments import accepted_names, nearest, unknown_names
 from ..engine.hooks.run_check_hook import explain_classes
 from ..errors import UsageError
 
-PACKAGES = ('mmengine', 'mmcv', 'mmdet', 'mmpretrain', 'mmseg', 'mmvanilla', 'torch', 'torchvision')
+PACKAGES = ('mmengine', 'mmcv', 'mmdet', 'mmpretrain', 'mmseg', 'torch', 'torchvision', 'mmvanilla')
 READING = ('full_init', 'load_data_list', 'parse_data_info', 'filter_data', '_serialize_data')
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 OTHER_SHAPE = re.compile(r'expected input|shapes cannot be multiplied')
+WORKER = re.compile(r'DataLoader worker .* (exited unexpectedly|killed by signal)')
 OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|Unable to allocate", re.I)
 
 
@@ -42,6 +45,7 @@ def explain(error: BaseException) -> Optional[str]:
         _explain_data,
         _explain_part,
         _explain_layer,
+        _explain_rest,
     ]
     for explainer in explainers:
         with suppress(Exception):  # what it looks for may be otherwise in another version
@@ -75,6 +79,11 @@ def _explain_machine(error: BaseException, frames: List[Any]) -> Optional[str]:
         return (
             f'there is not enough memory ({reason(error)}): use a smaller batch_size, smaller '
             'images, fewer num_workers, or with_cp=True in the backbone.'
+        )
+    if WORKER.search(_first_line(error)):
+        return (
+            f'a process that loads data has ended ({_first_line(error)}), perhaps for lack of '
+            'memory: use fewer num_workers.'
         )
     if isinstance(error, OSError) and error.errno in NO_ROOM:
         return f'{error.filename or "a file"} cannot be written ({error.strerror}): make room.'
@@ -217,6 +226,27 @@ def _explain_layer(error: BaseException, frames: List[Any]) -> Optional[str]:
         f'a layer of {owner} takes {takes} channels, but gets {gets}: set in_channels and '
         'out_channels of the parts of the model so that each takes what the one before returns.'
     )
+
+
+def _explain_rest(error: BaseException, frames: List[Any]) -> Optional[str]:
+    """Names the place of another error in known packages, if nothing of the user's was called."""
+    names = [frame.f_globals.get('__name__', '') for frame in frames]
+    files = [frame.f_code.co_filename for frame in frames]
+    own = [f for n, f in zip(names, files) if not (_is_library(f) or n == '__main__')]
+    top = [name.split('.')[0] for name in names]
+    if not frames or own or top[-1] == 'mmvanilla' or not {*top} & {*PACKAGES[:-1]}:
+        return None
+    place = next(name for name in reversed(names) if name.split('.')[0] in PACKAGES)
+    return (
+        f'{place} failed with {reason(error)}: the config or the data are not as it expects '
+        '(MMVANILLA_TRACEBACK=1 in the environment shows where).'
+    )
+
+
+def _is_library(file: str) -> bool:
+    """Whether a file is Python's, an installed package's, or ours."""
+    places = (sysconfig.get_paths()['stdlib'], str(Path(__file__).parents[1]))
+    return 'site-packages' in file or file.startswith(('<', *places))
 
 
 def _is_known(made: Any) -> bool:

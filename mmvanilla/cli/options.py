@@ -16,7 +16,7 @@ from mmengine.logging import MMLogger
 from ..config import name_types
 from ..errors import UsageError
 from ..model_index import find_root
-from .checks import check_settings
+from .checks import SETTINGS, check_settings
 from .explanations import NO_ROOM, chain, explain, reason
 
 # The extra of setup.py for each package of base configs, as mmengine and onedl-mmengine call it.
@@ -90,6 +90,8 @@ def read_config(path: Union[str, Path], options: Optional[dict] = None) -> Confi
     """
     if not Path(path).is_file():
         raise UsageError(f'config {path} does not exist: check the path.')
+    if Path(path).suffix == '.pth':
+        raise UsageError(f'{path} is a checkpoint: the config comes first.')
     try:
         with warnings.catch_warnings():  # mmengine repeats this warning for each base of a package
             warnings.filterwarnings('ignore', 'pkg_resources is deprecated', UserWarning)
@@ -115,6 +117,12 @@ def read_config(path: Union[str, Path], options: Optional[dict] = None) -> Confi
     except Exception as error:
         raise UsageError(f'--cfg-options do not fit config {path}: {reason(error)}.') from error
     check_settings(cfg)
+    for name in sorted({key.split('.')[0] for key in options or {}} - set(SETTINGS)):
+        print(
+            f'warning: --cfg-options changes {name}, which is a variable of the config: where it '
+            'was used keeps the former value.',
+            file=sys.stderr,
+        )
     return cfg
 
 
@@ -133,7 +141,7 @@ def one_sentence_errors(interrupted: str = 'interrupted.') -> Iterator[None]:
         if any(isinstance(each, KeyboardInterrupt) for each in chain(error)):
             print(interrupted, file=sys.stderr)
             sys.exit(130)
-        sentence = explain(error)
+        sentence = None if os.environ.get('MMVANILLA_TRACEBACK') else explain(error)
         if sentence is None:
             raise
         sys.exit(f'error: {sentence}')

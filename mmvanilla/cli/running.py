@@ -27,6 +27,14 @@ from ..models.norm import is_sync_norm
 from .augmented_test import augment_test
 from .checks import check_data
 
+TESTS = ('model', 'test_dataloader', 'test_evaluator')
+# By launcher: a variable that its processes have, and what starts them.
+STARTERS = dict(
+    pytorch=('RANK', 'torchrun: use tools/dist_train.sh or tools/dist_test.sh'),
+    slurm=('SLURM_PROCID', 'srun: use tools/slurm_train.sh'),
+    mpi=('OMPI_COMM_WORLD_LOCAL_RANK', 'mpirun'),
+)
+
 
 def use_safe_loading() -> None:
     """Makes mmengine read local files and http(s) addresses without running code from them."""
@@ -45,14 +53,14 @@ def use_safe_loading() -> None:
 def build_runner(cfg: Config) -> Runner:
     """Builds a config's runner; it reads checkpoints without running code from them."""
     use_safe_loading()
-    if cfg.get('launcher') == 'pytorch':
-        if 'RANK' not in os.environ:
-            raise UsageError(
-                '--launcher pytorch is for processes started by torchrun: use tools/dist_train.sh '
-                'or tools/dist_test.sh, or leave it out.'
-            )
-        if get_device() == 'cpu':
-            _join_on_cpu(cfg)
+    launcher = cfg.get('launcher')
+    if launcher in STARTERS and STARTERS[launcher][0] not in os.environ:
+        raise UsageError(
+            f'--launcher {launcher} is for processes started by {STARTERS[launcher][1]}, or leave '
+            'it out.'
+        )
+    if launcher == 'pytorch' and get_device() == 'cpu':
+        _join_on_cpu(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     runner.register_hook(AdvanceDataHook())
     if not any(isinstance(hook, RunCheckHook) for hook in runner.hooks):
@@ -130,7 +138,13 @@ def evaluate(
         UsageError: if data or weights are missing, or the weights are of another model.
     """
     cfg.load_from, cfg.resume = None, False  # weights are loaded below, before EMA hooks copy
-    check_writable(cfg.work_dir)
+    lacking = [name for name in TESTS if not cfg.get(name)]
+    lacking += [name for name in ('test_cfg',) if cfg.get(name) is None]
+    if lacking:
+        raise UsageError(
+            f'the config has no {lacking[0]}, which testing needs: take the one of the training.'
+        )
+    check_writable(cfg.work_dir, is_folder=True)
     if out:
         check_writable(out)
     check_data(cfg, 'test_dataloader', 'test_evaluator')

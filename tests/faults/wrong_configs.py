@@ -158,7 +158,7 @@ WHOLE: Dict[str, Settings] = {
     'detector': [
         ('custom_hooks = dict(type="mmvanilla.DeepTrainingHook")', 'custom_hooks'),
         ('custom_hook = []', 'sets custom_hook, which nothing reads: did you mean custom_hooks?'),
-        ('train_dataloaders = dict()', 'did you mean train_dataloader?'),
+        ('train_dataloder = dict()', 'did you mean train_dataloader?'),
         ('custom_hooks = [dict(type="mmvanilla.DeepTraningHook")]', 'DeepTrainingHook'),
         ('custom_hooks = [dict(decay_epochs=0)]', 'has no type'),
         ('custom_hooks = ["mmvanilla.DeepTrainingHook"]', 'custom_hooks of the config must be'),

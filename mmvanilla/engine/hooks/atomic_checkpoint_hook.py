@@ -1,6 +1,7 @@
 """mmengine's CheckpointHook, made safe against kills at any moment."""
 
 import os
+import re
 import secrets
 from contextlib import contextmanager, suppress
 from inspect import signature
@@ -66,6 +67,11 @@ class AtomicCheckpointHook(CheckpointHook):
         known = [*accepted_names([Runner.save_checkpoint]), *signature(CheckpointHook).parameters]
         check_names(kwargs, known, 'CheckpointHook')
         super().__init__(*args, **kwargs)
+        if not re.search('{.*}', self.filename_tmpl or '{}'):
+            raise UsageError(
+                f'filename_tmpl={self.filename_tmpl!r} has no {{}} for the number, so each '
+                'checkpoint would replace the last: add it.'
+            )
         local = '://' not in str(self.out_dir or '') and self.file_client_args is None
         self.backend_args = backend_args or (dict(backend='mmvanilla_atomic') if local else None)
         self.adopts_best = False  # whether best checkpoints of a killed run may be there
@@ -77,6 +83,11 @@ class AtomicCheckpointHook(CheckpointHook):
 
     def before_train(self, runner: Runner) -> None:
         super().before_train(runner)
+        if self.by_epoch and isinstance(runner.train_loop, IterBasedTrainLoop):
+            runner.logger.warning(
+                'The train loop counts iterations, but the checkpoint hook epochs: the first '
+                'checkpoint is written at the end. Set by_epoch=False in default_hooks.checkpoint.'
+            )
         if RUN_ID not in runner.message_hub.runtime_info or not runner._resume:
             run_id = [secrets.token_hex(8)]
             broadcast_object_list(run_id)

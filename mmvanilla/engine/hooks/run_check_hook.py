@@ -4,11 +4,12 @@ import json
 import math
 import re
 from functools import partial
-from typing import Any, Callable, Iterator, Optional, Sequence, Tuple
+from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple
 
 import torch
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -19,12 +20,16 @@ from ...models.folding.arithmetic import part
 from ...models.folding.foldable import complain, match
 from ...models.folding.network import unwrap
 from ...models.loading.names import own_names
+from ...models.loading.weights import pretrained_cfgs
 from ...models.vanillanet import VanillaNet
 from ...registry import HOOKS, register
 
 PACKAGES = ('mmcv', 'mmdet', 'mmpretrain', 'mmseg')
 # The parts of models whose num_classes is that of the data.
 HEADS = re.compile(r'(bbox_head|roi_head\.bbox_head|roi_head\.mask_head|decode_head|head)(\.\d+)?')
+
+
+UNFIT = ('missing', 'of another shape')
 
 
 @register(HOOKS)
@@ -44,26 +49,45 @@ class RunCheckHook(Hook):
     priority = 'HIGH'
 
     def before_run(self, runner: Runner) -> None:
+        trained: List[Any] = []
         for name in ('train', 'val', 'test'):
             loop = getattr(runner, f'_{name}_loop', None)
             for dataset in _leaves(getattr(getattr(loop, 'dataloader', None), 'dataset', None)):
                 _name_files(dataset)
                 _check_classes(dataset, f'{name}_dataloader', unwrap(runner.model))
-        # Other wrappers, such as FSDP, cannot be called from inside.
-        wrapped = is_model_wrapper(runner.model)
-        wrapped = wrapped and not isinstance(runner.model, DistributedDataParallel)
-        if hasattr(getattr(runner, '_train_loop', None), 'dataloader') and not wrapped:
+                if name == 'train':
+                    _check_boxes(dataset)
+                    trained.append(dataset)
+                for other in trained:
+                    _check_order(dataset, other, f'{name}_dataloader')
+        if hasattr(getattr(runner, '_train_loop', None), 'dataloader') and _is_plain(runner.model):
             _check_strides(unwrap(runner.model))
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        if runner._resume:
-            return
-        for name, module in unwrap(runner.model).named_modules():
-            weights = part(checkpoint.get('state_dict', {}), f'{name}.')
-            if isinstance(module, VanillaNet) and weights:  # before EMA hooks look for each
-                mismatches = match(module, own_names(weights, module))[1]
-                del mismatches['unexpected']
-                complain(mismatches, f'model.{name}')
+        model = unwrap(runner.model)
+        weights = own_names(checkpoint.get('state_dict', checkpoint), model)
+        if runner._resume and _is_plain(runner.model):
+            mismatches = match(model, weights)[1]
+            same_optimizer = _has_options(runner.optim_wrapper, checkpoint.get('optimizer'))
+            if any(mismatches[kind] for kind in ('', *UNFIT)) or not same_optimizer:
+                found = next((each for kind in UNFIT for each in mismatches[kind]), 'its optimizer')
+                raise UsageError(
+                    f'checkpoint {runner._load_from} is of another config ({found}): resume with '
+                    'the config that it was trained with, or start from its weights with '
+                    '--cfg-options load_from=..., without --resume.'
+                )
+        for name, module in [] if runner._resume else model.named_modules():
+            if not isinstance(module, VanillaNet):
+                continue
+            own = part(weights, f'{name}.')
+            if own:  # before EMA hooks look for each
+                mismatches = match(module, own)[1]
+                complain({kind: mismatches[kind] for kind in ('', *UNFIT)}, f'model.{name}')
+            elif not any(pretrained_cfgs(module.init_cfg)):
+                raise UsageError(
+                    f'checkpoint {runner._load_from} holds no weights of model.{name}, which would '
+                    'train from scratch: take another file, or leave load_from out.'
+                )
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
@@ -90,6 +114,24 @@ def _diverged(runner: Runner, what: str) -> str:
         f'the run diverged: at iteration {runner.iter + 1} {what}; train with a lower learning '
         'rate, a longer warm-up or clipped gradients (optim_wrapper.clip_grad). '
         + (f'The last checkpoint is {last}.' if last else 'There is no checkpoint yet.')
+    )
+
+
+def _is_plain(model: nn.Module) -> bool:
+    """Whether nothing but DDP wraps a model; others, such as FSDP, hold its weights otherwise."""
+    return not is_model_wrapper(model) or isinstance(model, DistributedDataParallel)
+
+
+def _has_options(wrapper: Any, state: Any) -> bool:
+    """Whether an optimizer has as many groups, of the same options, as a checkpoint's."""
+    if not isinstance(wrapper, OptimWrapper) or not isinstance(state, dict):
+        return True
+    its, own = state.get('param_groups'), wrapper.optimizer.param_groups
+    if not isinstance(its, list):
+        return True
+    options = ('momentum', 'betas', 'alpha', 'dampening', 'rho')  # by which optimizers differ
+    return len(its) == len(own) and all(
+        (name in one) == (name in other) for one, other in zip(its, own) for name in options
     )
 
 
@@ -166,6 +208,32 @@ def _is_kind(made: Any, name: str) -> bool:
     return name in [each.__name__ for each in type(made).__mro__]
 
 
+def _check_order(dataset: Any, trained: Any, where: str) -> None:
+    """Raises UsageError if classes have other numbers than in the data of the training."""
+    both = [(getattr(each, 'metainfo', None) or {}).get('classes') for each in (dataset, trained)]
+    if not all(isinstance(each, (list, tuple)) for each in both):
+        return
+    names, known = map(list, both)
+    if set(names) <= set(known) and names != known[: len(names)]:
+        i = next(i for i in range(len(names)) if names[i] != known[i])
+        raise UsageError(
+            f'{where}: class {i} is {names[i]}, but {known[i]} in train_dataloader: set the same '
+            'metainfo=dict(classes=...) in all data sets.'
+        )
+
+
+def _check_boxes(dataset: Any, most: int = 200) -> None:
+    """Raises UsageError if images have no box; it looks at some of them."""
+    if not _is_kind(dataset, 'CocoDataset'):
+        return
+    some = range(0, len(dataset), max(1, len(dataset) // most))
+    if not any(dataset.get_data_info(i).get('instances', True) for i in some):
+        raise UsageError(
+            f'no image of {dataset.ann_file} has a box that can be used: bbox is [x, y, width, '
+            'height] in pixels, and iscrowd 0.'
+        )
+
+
 def explain_classes(ann_file: str, classes: Sequence[str]) -> str:
     """The sentence about a file of COCO's format that lacks some or all of the classes."""
     try:
@@ -203,6 +271,13 @@ def _check_strides(model: nn.Module) -> None:
         return
     expected = [max(each) if isinstance(each, (tuple, list)) else each for each in expected]
     got = _feature_strides(model, 2 * max(expected))
+    for extractor in _extractors(model) if got else ():
+        strides = list(extractor.featmap_strides)
+        if strides != list(got[: len(strides)]):
+            raise UsageError(
+                f'bbox_roi_extractor.featmap_strides is {strides}, but the features of the neck '
+                f'have the strides {_list(got)}: set it to the first of those.'
+            )
     right = got is None or (
         len(got) == len(expected) and all(0.6 < g / e < 1.6 for g, e in zip(got, expected))
     )
@@ -213,6 +288,13 @@ def _check_strides(model: nn.Module) -> None:
             '(0, if the backbone returns only what the neck needs) or num_outs of the neck, or '
             'other strides of the head.'
         )
+
+
+def _extractors(model: nn.Module) -> List[Any]:
+    """What takes features of regions, in detectors of two stages or more."""
+    found = getattr(getattr(model, 'roi_head', None), 'bbox_roi_extractor', None)
+    several = found if isinstance(found, nn.ModuleList) else [found]
+    return [each for each in several if hasattr(each, 'featmap_strides')]
 
 
 def _feature_strides(model: nn.Module, size: int) -> Optional[Tuple[int, ...]]:
