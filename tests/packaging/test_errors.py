@@ -6,6 +6,7 @@ import os
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from mmengine.registry import HOOKS, MODELS
 from torch.utils.data import DataLoader
 
@@ -57,6 +58,18 @@ def test_explanations(fail, sentence):
     with pytest.raises(BaseException) as error:
         fail()
     assert sentence in explain(error.value)
+
+
+def test_errors_of_packages_are_named():
+    with pytest.raises(ValueError) as error:
+        MMLogger(name='a', log_level='LOUD')
+    assert explain(error.value) is None  # called from here, so it may be ours
+    error.value.__traceback__ = error.value.__traceback__.tb_next
+    sentence = explain(error.value)
+    assert sentence.startswith(
+        "mmengine.logging.logger failed with ValueError: Unknown level: 'LOU"
+    )
+    assert 'MMVANILLA_TRACEBACK=1' in sentence
 
 
 def _no_permission():

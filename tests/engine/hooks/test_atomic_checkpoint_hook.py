@@ -156,6 +156,11 @@ def test_the_best_of_a_killed_run_is_kept(monkeypatch, tmp_path):
     assert names(tmp_path) == FILES
 
 
+def test_a_name_without_a_number():
+    with pytest.raises(UsageError, match="filename_tmpl='last.pth' has no {} for the number"):
+        AtomicCheckpointHook(filename_tmpl='last.pth')
+
+
 def test_a_metric_that_does_not_exist(tmp_path):
     with pytest.raises(UsageError, match="save_best='ones' .* one, other: did you mean 'one'"):
         train(tmp_path, save_best='ones')

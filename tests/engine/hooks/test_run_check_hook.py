@@ -8,7 +8,12 @@ from torch import nn
 from mmvanilla import UsageError, VanillaNet
 from mmvanilla.checkpoint import load_checkpoint
 from mmvanilla.engine import RunCheckHook
-from mmvanilla.engine.hooks.run_check_hook import _check_strides
+from mmvanilla.engine.hooks.run_check_hook import (
+    _check_boxes,
+    _check_classes,
+    _check_order,
+    _check_strides,
+)
 
 HOOKS = [dict(type='mmvanilla.RunCheckHook')]
 
@@ -121,3 +126,92 @@ def test_no_loader_loads_a_part(loader, kind):
             model.load_state_dict(weights, strict=False)
         else:
             load_state_dict(model, weights)
+
+
+def test_resuming_with_another_model_or_optimizer(tmp_path):
+    """mmengine would go on with random weights for what does not fit, or fail later."""
+    make_runner(tmp_path / 'one', epochs=1).train()
+    resume = dict(hooks=HOOKS, load_from=str(tmp_path / 'one/epoch_1.pth'), resume=True)
+    model = Classifier()
+    model.head = nn.Linear(64, 3)
+    runner = make_runner(tmp_path / 'two', model=model, **resume)
+    with pytest.raises(UsageError, match=r'of another config \(head.weight \(2, 64\) instead of'):
+        runner.train()
+    runner = make_runner(tmp_path / 'three', **resume)
+    runner.optim_wrapper['optimizer'] = dict(type='AdamW', lr=0.01)
+    with pytest.raises(UsageError, match=r'of another config \(its optimizer\)'):
+        runner.train()
+
+
+def test_a_file_in_which_nothing_fits(tmp_path):
+    torch.save(dict(state_dict={'layer1.0.weight': torch.ones(3)}), tmp_path / 'other.pth')
+    runner = make_runner(tmp_path / 'run', hooks=HOOKS, load_from=str(tmp_path / 'other.pth'))
+    with pytest.raises(UsageError, match='other.pth holds no weights of model.backbone'):
+        runner.train()
+
+
+class CocoDataset:
+    ann_file = 'a.json'
+    metainfo = dict(classes=('cat', 'dog'))
+    cat_ids = (1, 2)
+
+    def __init__(self, boxes):
+        self.boxes = boxes
+
+    def __len__(self):
+        return len(self.boxes)
+
+    def get_data_info(self, index):
+        return dict(instances=self.boxes[index])
+
+
+def test_data_without_boxes():
+    _check_boxes(CocoDataset([[], ['box']]))
+    with pytest.raises(UsageError, match='no image of a.json has a box'):
+        _check_boxes(CocoDataset([[]] * 1000))
+
+
+@pytest.mark.parametrize(
+    ('names', 'fits'),
+    [(['cat', 'dog'], True), (['cat'], True), (['dog'], False), (['dog', 'cat'], False)],
+)
+def test_order_of_classes(names, fits):
+    data = SimpleNamespace(metainfo=dict(classes=names))
+    if fits:
+        _check_order(data, CocoDataset([]), 'val_dataloader')
+    else:
+        with pytest.raises(UsageError, match='val_dataloader: class 0 is dog, but cat in train'):
+            _check_order(data, CocoDataset([]), 'val_dataloader')
+
+
+@pytest.mark.parametrize(
+    ('head', 'number', 'fits'),
+    [
+        ('bbox_head', 2, True),
+        ('bbox_head', 80, False),
+        ('roi_head', 80, True),  # not a part with classes
+        ('backbone', -1, True),
+        ('decode_head', 3, False),
+    ],
+)
+def test_numbers_of_classes(head, number, fits):
+    model = nn.Module()
+    setattr(model, head, nn.Module())
+    getattr(model, head).num_classes = number
+    if fits:
+        _check_classes(CocoDataset([[]]), 'train_dataloader', model)
+    else:
+        with pytest.raises(UsageError, match=f'model.{head}.num_classes is {number}, but the data'):
+            _check_classes(CocoDataset([[]]), 'train_dataloader', model)
+
+
+def test_strides_of_regions():
+    model = Features([4, 8])
+    model.rpn_head, model.roi_head = nn.Module(), nn.Module()
+    model.rpn_head.prior_generator = SimpleNamespace(strides=[4, 8])
+    model.roi_head.bbox_roi_extractor = nn.ModuleList([nn.Module()])
+    model.roi_head.bbox_roi_extractor[0].featmap_strides = [4]
+    _check_strides(model)
+    model.roi_head.bbox_roi_extractor[0].featmap_strides = [8]
+    with pytest.raises(UsageError, match=r'featmap_strides is \[8\], but .* strides 4, 8'):
+        _check_strides(model)
