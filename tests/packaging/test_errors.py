@@ -61,7 +61,7 @@ def test_explanations(fail, sentence):
 
 
 def test_errors_of_packages_are_named():
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(KeyError) as error:
         MMLogger(name='a', log_level='LOUD')
     assert explain(error.value) is None  # called from here, so it may be ours
     error.value.__traceback__ = error.value.__traceback__.tb_next
