@@ -66,9 +66,7 @@ def test_errors_of_packages_are_named():
     assert explain(error.value) is None  # called from here, so it may be ours
     error.value.__traceback__ = error.value.__traceback__.tb_next
     sentence = explain(error.value)
-    assert sentence.startswith(
-        "mmengine.logging.logger failed with ValueError: Unknown level: 'LOU"
-    )
+    assert sentence.startswith("mmengine.logging.logger failed with KeyError: 'LOUD': the config")
     assert 'MMVANILLA_TRACEBACK=1' in sentence
 
 
