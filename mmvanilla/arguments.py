@@ -140,7 +140,7 @@ def unknown_names(unknown: Sequence[str], known: Sequence[str], what: str) -> st
     else:
         mend = f'it takes {", ".join(known)}.'
     if not all(near.values()):
-        mend = f'{mend[:-1]}{mend[-1]} If the base config left them, add _delete_=True to the dict.'
+        mend += ' If the base config left them, add _delete_=True to the dict.'
     return f'{what} has no argument {", ".join(unknown)}: {mend}'
 
 

@@ -23,12 +23,10 @@ from mmvanilla.cli.checks import (
     check_pretrained,
 )
 from mmvanilla.cli.options import load_config, make_parser, one_sentence_errors
-from mmvanilla.cli.running import build_runner, drop_pretrained
+from mmvanilla.cli.running import STARTERS, build_runner, drop_pretrained
 from mmvanilla.config import class_of, scope_of
 from mmvanilla.errors import UsageError
 from mmvanilla.models.loading.official import is_official_state_dict
-
-RANKS = dict(pytorch='RANK', slurm='SLURM_PROCID', mpi='OMPI_COMM_WORLD_RANK')
 
 
 def parse_args() -> argparse.Namespace:
@@ -89,7 +87,7 @@ def main() -> None:
     cfg = load_config(args)
     check_writable(cfg.work_dir, is_folder=True)
     # With a launcher, the first process of the run reserves the folder.
-    is_first = int(os.environ.get(RANKS.get(cfg.launcher, ''), 0)) == 0
+    is_first = int(os.environ.get(STARTERS.get(cfg.launcher, [''])[0], 0)) == 0
     if is_first and os.path.isdir(cfg.work_dir):
         reserve_folder(cfg.work_dir)
     if not all(cfg.get(name) for name in ('train_dataloader', 'train_cfg', 'optim_wrapper')):

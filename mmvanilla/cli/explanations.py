@@ -20,7 +20,7 @@ from torch import nn
 
 from ..arguments import accepted_names, nearest, unknown_names
 from ..engine.hooks.run_check_hook import explain_classes
-from ..errors import UsageError
+from ..errors import UsageError, first_line, reason
 
 PACKAGES = ('mmengine', 'mmcv', 'mmdet', 'mmpretrain', 'mmseg', 'torch', 'torchvision', 'mmvanilla')
 READING = ('full_init', 'load_data_list', 'parse_data_info', 'filter_data', '_serialize_data')
@@ -75,14 +75,14 @@ def _explain_options(error: BaseException, frames: List[Any]) -> Optional[str]:
 
 
 def _explain_machine(error: BaseException, frames: List[Any]) -> Optional[str]:
-    if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(_first_line(error)):
+    if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(first_line(error)):
         return (
             f'there is not enough memory ({reason(error)}): use a smaller batch_size, smaller '
             'images, fewer num_workers, or with_cp=True in the backbone.'
         )
-    if WORKER.search(_first_line(error)):
+    if WORKER.search(first_line(error)):
         return (
-            f'a process that loads data has ended ({_first_line(error)}), perhaps for lack of '
+            f'a process that loads data has ended ({first_line(error)}), perhaps for lack of '
             'memory: use fewer num_workers.'
         )
     if isinstance(error, OSError) and error.errno in NO_ROOM:
@@ -119,7 +119,7 @@ def _fault_of_coco(path: Any) -> Optional[str]:
         with open(path, encoding='utf-8') as file:
             content = json.load(file)
     except (OSError, ValueError) as error:  # JSONDecodeError and UnicodeDecodeError are such
-        return f'it is no JSON file ({_first_line(error)})'
+        return f'it is no JSON file ({first_line(error)})'
     if not isinstance(content, dict):
         return f'it holds a {type(content).__name__}, but COCO has a dict'
     for kind, keys in COCO.items():
@@ -251,19 +251,6 @@ def _is_library(file: str) -> bool:
 
 def _is_known(made: Any) -> bool:
     return (getattr(made, '__module__', None) or '').split('.')[0] in PACKAGES
-
-
-def reason(error: BaseException) -> str:
-    """Kind and message of an error in one line; for a bare assertion, what was asserted."""
-    message = _first_line(error).rstrip('.')
-    if not message:
-        lines = traceback.extract_tb(error.__traceback__)
-        message = (lines[-1].line if lines else '') or ''
-    return f'{type(error).__name__}: {message}'
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [''])[0][:300]
 
 
 def _short(part: Any) -> str:

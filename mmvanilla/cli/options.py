@@ -14,10 +14,10 @@ from mmengine.config import Config, DictAction
 from mmengine.logging import MMLogger
 
 from ..config import name_types
-from ..errors import UsageError
+from ..errors import UsageError, reason
 from ..model_index import find_root
 from .checks import SETTINGS, check_settings
-from .explanations import NO_ROOM, chain, explain, reason
+from .explanations import NO_ROOM, chain, explain
 
 # The extra of setup.py for each package of base configs, as mmengine and onedl-mmengine call it.
 EXTRAS = {'mmsegmentation': 'segmentation', 'mmseg': 'onedl-segmentation'}

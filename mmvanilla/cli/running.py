@@ -27,12 +27,11 @@ from ..models.norm import is_sync_norm
 from .augmented_test import augment_test
 from .checks import check_data
 
-TESTS = ('model', 'test_dataloader', 'test_evaluator')
-# By launcher: a variable that its processes have, and what starts them.
+# By launcher: where its processes have their rank, and what starts them.
 STARTERS = dict(
     pytorch=('RANK', 'torchrun: use tools/dist_train.sh or tools/dist_test.sh'),
     slurm=('SLURM_PROCID', 'srun: use tools/slurm_train.sh'),
-    mpi=('OMPI_COMM_WORLD_LOCAL_RANK', 'mpirun'),
+    mpi=('OMPI_COMM_WORLD_RANK', 'mpirun'),
 )
 
 
@@ -138,12 +137,11 @@ def evaluate(
         UsageError: if data or weights are missing, or the weights are of another model.
     """
     cfg.load_from, cfg.resume = None, False  # weights are loaded below, before EMA hooks copy
-    lacking = [name for name in TESTS if not cfg.get(name)]
-    lacking += [name for name in ('test_cfg',) if cfg.get(name) is None]
-    if lacking:
-        raise UsageError(
-            f'the config has no {lacking[0]}, which testing needs: take the one of the training.'
-        )
+    for name in ('model', 'test_dataloader', 'test_evaluator', 'test_cfg'):
+        if not cfg.get(name) and (name != 'test_cfg' or cfg.get(name) is None):  # it may be empty
+            raise UsageError(
+                f'the config has no {name}, which testing needs: take the one of the training.'
+            )
     check_writable(cfg.work_dir, is_folder=True)
     if out:
         check_writable(out)

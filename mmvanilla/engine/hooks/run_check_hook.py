@@ -15,7 +15,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ...checkpoint.numbers import find_fault
-from ...errors import UsageError
+from ...config import PACKAGES
+from ...errors import UsageError, reason
 from ...models.folding.arithmetic import part
 from ...models.folding.foldable import complain, match
 from ...models.folding.network import unwrap
@@ -24,11 +25,9 @@ from ...models.loading.weights import pretrained_cfgs
 from ...models.vanillanet import VanillaNet
 from ...registry import HOOKS, register
 
-PACKAGES = ('mmcv', 'mmdet', 'mmpretrain', 'mmseg')
 # The parts of models whose num_classes is that of the data.
 HEADS = re.compile(r'(bbox_head|roi_head\.bbox_head|roi_head\.mask_head|decode_head|head)(\.\d+)?')
-
-
+# How weights differ from those that a network needs.
 UNFIT = ('missing', 'of another shape')
 
 
@@ -149,7 +148,7 @@ def _name_files(dataset: Any) -> None:
     """Makes the transforms that load files name those that cannot be loaded."""
     for transform in getattr(getattr(dataset, 'pipeline', None), 'transforms', ()):
         kind = type(transform)
-        known = kind.__module__.split('.')[0] in PACKAGES
+        known = kind.__module__.split('.')[0] in ('mmcv', *PACKAGES)
         if known and kind.__name__.startswith('Load') and hasattr(kind, 'transform'):
             transform.transform = partial(_load, kind.transform, transform)
 
@@ -164,13 +163,8 @@ def _load(transform: Callable, self: Any, results: dict) -> Optional[dict]:
         if 'Annotations' in type(self).__name__:
             path = results.get('seg_map_path') or f'the annotations of {path}'
         raise UsageError(
-            f'{path} cannot be loaded ({type(error).__name__}: {_first_line(error)}): mend it, or '
-            'remove it from the data.'
+            f'{path} cannot be loaded ({reason(error)}): mend it, or remove it from the data.'
         ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [''])[0][:200]
 
 
 def _check_classes(dataset: Any, where: str, model: nn.Module) -> None:
