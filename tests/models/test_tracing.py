@@ -11,6 +11,7 @@ from mmengine.model.efficient_conv_bn_eval import turn_on_efficient_conv_bn_eval
 from torch import nn
 from torch.ao import quantization
 from torch.ao.quantization import quantize_fx
+from torch.jit import _recursive as recursive
 from torchvision.models import resnet18
 from torchvision.models.feature_extraction import create_feature_extractor
 
@@ -26,6 +27,18 @@ from mmvanilla import (
 from mmvanilla.models import DeepConv, SeriesActivation
 
 X = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(autouse=True)
+def no_stale_builtins(monkeypatch):
+    """torch.jit finds builtins by their ids, also those of freed ones, which a list may have now.
+
+    Other tests free some: torch replaces operators whose overloads change.
+    """
+    find = recursive._find_builtin
+    monkeypatch.setattr(recursive, '_find_builtin', lambda x: find(x) if callable(x) else None)
+
+
 FORM = pytest.mark.parametrize('form', FORMS)
 
 
