@@ -1,7 +1,9 @@
 """What older torch and mmengine lack; all other code reads as if there were only one version."""
 
 from contextlib import nullcontext
+from functools import partial
 from typing import Any, ContextManager, Dict
+from unittest.mock import patch
 
 import mmengine
 import torch
@@ -54,7 +56,25 @@ def add_to_torch_load(stand_ins: Dict[str, Any]) -> None:
         torch.serialization.add_safe_globals([(each, name) for name, each in stand_ins.items()])
 
 
-ONNX_EXPORTER = {} if _torch_before('2.5') else {'dynamo': False}  # by tracing
+def onnx_by_tracing() -> ContextManager:
+    """A context in which ``torch.onnx.export`` traces, which it does not by itself since 2.9."""
+    if _torch_before('2.5'):
+        return nullcontext()
+    return patch('torch.onnx.export', partial(torch.onnx.export, dynamo=False))
+
+
+def check_program_export() -> None:
+    """Raises UsageError before torch 2.6, whose ``torch.export`` had other rules for sizes."""
+    if _torch_before('2.6'):
+        raise UsageError(f'torch {torch.__version__} cannot export programs; torch >= 2.6 can.')
+
+
+def export_program(network: nn.Module, images: Tensor) -> Any:
+    """``torch.export`` of a network, for any number of images of any size, (N, C, H, W)."""
+    sizes = {i: torch.export.Dim.DYNAMIC for i in (0, 2, 3)}
+    pair = torch.cat([images, images])  # a size of 1 would become a constant
+    with torch.no_grad():
+        return torch.export.export(network, (pair,), dynamic_shapes=(sizes,))
 
 
 class _SyncBatchNorm(nn.SyncBatchNorm):

@@ -1,4 +1,4 @@
-"""Fuses a trained network and writes what inference needs: checkpoint, config, optionally ONNX.
+"""Fuses a trained network and writes what inference needs: checkpoint, config, other formats.
 
 The checkpoint may be in any form, at λ = 1; the authors' files are taken as they are.
 """
@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Optional
 
 from mmengine.registry import MODELS, init_default_scope
-from onnx_export import BATCHES, SIZES, check_exportable, export_onnx
 
 from mmvanilla import switch_to_deploy
 from mmvanilla.checkpoint import load_checkpoint, replace_when_whole
+from mmvanilla.cli.exports import Exports, add_export_options, check_export, wanted_formats
 from mmvanilla.cli.options import add_cfg_options, config_file, one_sentence_errors, read_config
 from mmvanilla.cli.running import drop_pretrained, use_safe_loading
 from mmvanilla.config import scope_of
@@ -30,8 +30,8 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('out', type=Path, help='folder for the files, named after the config')
-    parser.add_argument('--onnx', action='store_true', help='write an ONNX file too')
     add_cfg_options(parser)
+    add_export_options(parser)
     return parser.parse_args()
 
 
@@ -47,39 +47,32 @@ def main() -> None:
     cfg = read_config(args.config, args.cfg_options)
     if args.out.exists() and not args.out.is_dir():
         raise UsageError(f'{args.out} is a file: name a folder.')
-    files = {
-        suffix: args.out / f'{Path(args.config).stem}{suffix}'
-        for suffix in ('.pth', '.py', '.onnx')
-    }
-    for path in files.values():
+    stem = args.out / Path(args.config).stem
+    weights, config = (stem.with_name(stem.name + suffix) for suffix in ('.pth', '.py'))
+    for path in (weights, config):
         if path.resolve() in (Path(args.config).resolve(), Path(args.checkpoint).resolve()):
             raise UsageError(f'{path} would be overwritten: name another folder.')
-    if files['.py'].exists() and 'train_dataloader' in files['.py'].read_text(encoding='utf-8'):
-        raise UsageError(f'{files[".py"]} is the config of a training: name another folder.')
+    if config.exists() and 'train_dataloader' in config.read_text(encoding='utf-8'):
+        raise UsageError(f'{config} is the config of a training: name another folder.')
+    check_export(args, cfg)
     use_safe_loading()
     drop_pretrained(cfg)
     checkpoint = load_checkpoint(args.checkpoint)
     meta = checkpoint.get('meta') or {}
     init_default_scope(scope_of(cfg))
     network = MODELS.build(copy.deepcopy(cfg.model))  # some models change it
-    if args.onnx:
-        check_exportable(network)
     load_weights(network, own_names(checkpoint), args.checkpoint)
-    fused = switch_to_deploy(network)
+    fused = switch_to_deploy(network.eval())
     check_fused(network, fused)
-    if args.onnx:
-        error = export_onnx(fused, files['.onnx'])
     cfg = inference_config(cfg)
     cfg.work_dir = str(args.out / 'test')  # not that of the training config, which has its name
-    save_fused(files['.pth'], fused, cfg, find_classes(meta))
-    with replace_when_whole(files['.py']) as temporary:
+    lines = Exports(fused, cfg, args).write(stem) if wanted_formats(args) else []
+    save_fused(weights, fused, cfg, find_classes(meta))
+    with replace_when_whole(config) as temporary:
         temporary.write_text(cfg.pretty_text, encoding='utf-8')
-    print(f'Wrote {files[".pth"]} and {files[".py"]}.')
-    if args.onnx:
-        print(
-            f'Wrote {files[".onnx"]}: in onnxruntime within {error:.1e} of torch, at '
-            f'{len(SIZES)} image sizes and {len(BATCHES)} batch sizes.'
-        )
+    print(f'Wrote {weights} and {config}.')
+    for line in lines:
+        print(f'Wrote {line}.')
 
 
 if __name__ == '__main__':

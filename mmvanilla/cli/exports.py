@@ -1,0 +1,283 @@
+"""Exporting a fused network in the formats that a user asks for, each checked before it is kept."""
+
+import argparse
+import copy
+import io
+import shutil
+from contextlib import redirect_stdout
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Dict, List
+
+from mmengine.config import Config
+from mmengine.registry import DATASETS
+from mmengine.runner import Runner
+from mmengine.structures import BaseDataElement
+from torch import nn
+
+from ..checkpoint import replace_when_whole
+from ..compatibility import check_program_export
+from ..config import scope_of
+from ..deployment.agreement import NUM_IMAGES, TOLERANCES, compare, crop, predict
+from ..deployment.exported_network import load_exported
+from ..deployment.exporting import (
+    NEWEST_OPSET,
+    OLDEST_OPSET,
+    OPSET,
+    SETTINGS,
+    Exporter,
+    describe,
+    need,
+)
+from ..errors import UsageError, reason
+from .checks import check_data
+from .running import build_runner
+
+# Options of exporting: the packages that each needs.
+FORMATS = dict(
+    onnx=('mmdeploy', 'onnx', 'onnxruntime'),
+    openvino=('mmdeploy', 'onnx', 'openvino'),
+    int8=('mmdeploy', 'onnx', 'openvino', 'nncf'),
+    torchscript=('mmdeploy',),
+    torch_export=(),
+)
+# What int8 must keep: metrics by their names, and what a perfect one is.
+METRICS = dict(bbox_mAP=1, segm_mAP=1, mAP=1, top1=100, mIoU=100)
+
+
+def add_export_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        'other runtimes', 'files that are compared with torch on images of the test data'
+    )
+    group.add_argument('--onnx', action='store_true', help='from images to boxes, for onnxruntime')
+    group.add_argument(
+        '--openvino',
+        nargs='?',
+        const='float32',
+        choices=['float32', 'bfloat16'],
+        help='the same for OpenVINO, computed in this precision (default: float32)',
+    )
+    group.add_argument(
+        '--int8',
+        action='store_true',
+        help="the same in 8 bits, calibrated on test images, by the test evaluator's metric",
+    )
+    group.add_argument(
+        '--torchscript', action='store_true', help='the same as TorchScript, for one image size'
+    )
+    group.add_argument(
+        '--torch-export',
+        action='store_true',
+        help='the maps before boxes are decoded, as a program of torch.export',
+    )
+    group.add_argument(
+        '--normalize', action='store_true', help='the files normalize images themselves'
+    )
+    group.add_argument(
+        '--opset', type=int, default=OPSET, help=f"version of ONNX's operators (default: {OPSET})"
+    )
+    group.add_argument(
+        '--calibration-images', type=int, default=300, help='how many for --int8 (default: 300)'
+    )
+    group.add_argument(
+        '--tolerance',
+        type=float,
+        default=0.01,
+        help='by how much the metric may fall in int8, of 1 (default: 0.01)',
+    )
+    group.add_argument('--force', action='store_true', help='keep int8 files whatever they cost')
+
+
+def wanted_formats(args: argparse.Namespace) -> List[str]:
+    return [name for name in FORMATS if getattr(args, name)]
+
+
+def check_export(args: argparse.Namespace, cfg: Config) -> None:
+    """Raises UsageError for exports that cannot work, before anything is loaded."""
+    formats = wanted_formats(args)
+    for name in formats:
+        need(f'--{name.replace("_", "-")}', *FORMATS[name])
+    if not formats:
+        return
+    if scope_of(cfg) not in SETTINGS:
+        raise UsageError(
+            f'exporting takes networks of {", ".join(SETTINGS)}, but this config is for '
+            f'{scope_of(cfg)}.'
+        )
+    if not OLDEST_OPSET <= args.opset <= NEWEST_OPSET:
+        raise UsageError(
+            f'--opset {args.opset} does not work: choose one from {OLDEST_OPSET} to '
+            f'{NEWEST_OPSET}; boxes and masks need operators that older ones lack.'
+        )
+    if args.calibration_images < 1:
+        raise UsageError('--calibration-images must be at least 1.')
+    if not 0 <= args.tolerance <= 1:
+        raise UsageError('--tolerance must be from 0 to 1, as AP and accuracy are.')
+    if args.torch_export:
+        check_program_export()
+    parts = ['test_dataloader', *['test_evaluator'] * args.int8]
+    for part in parts:
+        if not cfg.get(part):
+            raise UsageError(
+                f'the config has no {part}, whose data exported files are compared on: name the '
+                'config of the training.'
+            )
+    check_data(cfg, *parts)
+    if (cfg.model.get('test_cfg') or {}).get('mode') == 'slide':
+        raise UsageError(
+            'exported segmentors take whole images: set --cfg-options model.test_cfg.mode=whole.'
+        )
+
+
+class Exports:
+    """The files of a network for other runtimes, made and compared in a temporary folder.
+
+    Args:
+        network: The fused network, in eval mode, on the CPU.
+        cfg: Its config for inference, with its test data.
+        args: The command line.
+    """
+
+    def __init__(self, network: nn.Module, cfg: Config, args: argparse.Namespace) -> None:
+        self.network, self.cfg, self.args = network, cfg, args
+        self.dataset = DATASETS.build(cfg.test_dataloader.dataset)
+        self.samples = self._spread(NUM_IMAGES)
+        classes = self.dataset.metainfo.get('classes') or ()
+        self.metadata = describe(cfg, network, classes, args.normalize)
+        self.exporter = Exporter(network, cfg, self.samples[0], self.metadata, args.opset)
+
+    def write(self, stem: Path) -> List[str]:
+        """Makes every file that is asked for, and keeps them as ``stem`` with suffixes.
+
+        Returns:
+            A line about each of them.
+
+        Raises:
+            UsageError: if one cannot be made, or is not what torch computes; then none is kept.
+        """
+        lines = []
+        with TemporaryDirectory() as folder:
+            self.drafts = Path(folder, 'drafts')
+            self.kept = Path(folder, 'kept') / stem.name
+            for each in (self.drafts, self.kept.parent):
+                each.mkdir()
+            for name in wanted_formats(self.args):
+                lines.append(f'{stem}{getattr(self, f"_write_{name}")()}')
+            for path in sorted(self.kept.parent.iterdir()):  # .bin before .xml, which needs it
+                with replace_when_whole(stem.parent / path.name) as temporary:
+                    shutil.copyfile(path, temporary)
+        return lines
+
+    @property
+    def _onnx(self) -> Path:
+        """The network as ONNX, from which the other files are made."""
+        path = self.drafts / 'network.onnx'
+        if not path.exists():
+            self.exporter.onnx(path)
+        return path
+
+    def _write_onnx(self) -> str:
+        shutil.copyfile(self._onnx, self._at('.onnx'))
+        return f'.onnx: {self._agreement(".onnx")}'
+
+    def _write_openvino(self) -> str:
+        from ..deployment.openvino_files import to_openvino, write_openvino
+
+        metadata = dict(self.metadata, precision=self.args.openvino)
+        write_openvino(to_openvino(self._onnx, metadata), self._at('.xml'))
+        return f'.xml and .bin: {self._agreement(".xml", self.args.openvino)}'
+
+    def _write_int8(self) -> str:
+        from ..deployment.openvino_files import to_openvino, write_openvino
+        from ..deployment.quantization import quantize
+
+        path, suffix = self.drafts / 'float32.xml', '_int8.xml'
+        write_openvino(to_openvino(self._onnx, self.metadata), path)
+        network, before, after = quantize(
+            load_exported(path, self.cfg),
+            self._spread(self.args.calibration_images),
+            self._measure,
+            self.args.tolerance,
+        )
+        costs = ', '.join(f'{name} {before[name]:.3f} -> {after[name]:.3f}' for name in before)
+        fall = max(before[name] - after[name] for name in before)
+        if fall > self.args.tolerance and not self.args.force:
+            raise UsageError(
+                f'int8 costs more than --tolerance {self.args.tolerance} ({costs}): allow more, '
+                'calibrate on more images, or keep the file all the same with --force.'
+            )
+        write_openvino(network, self._at(suffix))
+        return f'{suffix} and .bin: float32 -> int8 on the test data: {costs}'
+
+    def _write_torchscript(self) -> str:
+        self.exporter.torchscript(self._at('.pt'))
+        names = self.exporter.settings.onnx_config.output_names
+        return f'.pt: {self._agreement(".pt", description=(self.metadata, names))}'
+
+    def _write_torch_export(self) -> str:
+        path = self._at('.pt2')
+        self.exporter.program(path)
+        error = max(self.exporter.error_of_program(path, group) for group in self._groups)
+        self._refuse(error > 1e-4, '.pt2', f'its maps differ by {error:.1e} of the largest')
+        return f'.pt2: maps within {error:.1e} of torch, in a batch and at another size'
+
+    def _agreement(self, suffix: str, precision: str = 'float32', **kwargs: Any) -> str:
+        """Compares a file with torch; returns how many results agree, or raises UsageError."""
+        model = load_exported(self._at(suffix), self.cfg, **kwargs)
+        agree, number, kind = 0, 0, ''
+        for group, expected in zip(self._groups, self._expected):
+            try:
+                got = predict(model, group)
+            except Exception as error:  # runtimes raise many kinds of errors
+                shapes = ', '.join(str(tuple(sample['inputs'].shape)) for sample in group)
+                self._refuse(True, suffix, f'it does not take images of {shapes} ({reason(error)})')
+            same, compared, kind = compare(expected, got, TOLERANCES[precision])
+            agree, number = agree + same, number + compared
+        result = f'{agree} of {number} {kind} agree with torch'
+        self._refuse(agree < TOLERANCES[precision].share * number, suffix, result)
+        return f'{result}, on {len(self.samples)} images, in a batch and at another size'
+
+    def _refuse(self, fault: bool, suffix: str, why: str) -> None:
+        if fault:
+            raise UsageError(
+                f'the {suffix} file is not written, because it is not what torch computes: {why}; '
+                'leave this format out, and report the head to mmdeploy or to us.'
+            )
+
+    @cached_property
+    def _groups(self) -> List[List[dict]]:
+        """Batches to compare: one by one, two together, one of another size."""
+        return [*([each] for each in self.samples), self.samples[:2], [crop(self.samples[0])]]
+
+    @cached_property
+    def _expected(self) -> List[List[BaseDataElement]]:
+        return [predict(self.network, group) for group in self._groups]
+
+    @cached_property
+    def _runner(self) -> Runner:
+        cfg = copy.deepcopy(self.cfg)
+        cfg.update(work_dir=str(self.drafts / 'test'), log_level='ERROR', visualizer=None)
+        return build_runner(cfg)
+
+    def _measure(self, model: nn.Module) -> Dict[str, float]:
+        """The test data's main metrics of a network, each of 1."""
+        self._runner.model = model
+        with redirect_stdout(io.StringIO()):  # pycocotools prints tables
+            found = self._runner.test()
+        named = {name: name.split('/')[-1] for name in found}
+        metrics = {name: found[name] / METRICS[k] for name, k in named.items() if k in METRICS}
+        if not metrics:
+            raise UsageError(
+                f'--int8 measures {", ".join(METRICS)}, but test_evaluator gives '
+                f'{", ".join(found)}: name another evaluator.'
+            )
+        return metrics
+
+    def _at(self, suffix: str) -> Path:
+        return self.kept.with_name(self.kept.name + suffix)
+
+    def _spread(self, number: int) -> List[dict]:
+        """At most that many samples, from the whole of the test data."""
+        number = min(number, len(self.dataset))
+        return [self.dataset[i * len(self.dataset) // number] for i in range(number)]

@@ -1,0 +1,89 @@
+"""Whether an exported network gives what torch's does: box by box, image by image, map by map."""
+
+import copy
+from typing import List, NamedTuple, Sequence, Tuple
+
+import torch
+from mmengine.dataset import pseudo_collate
+from mmengine.structures import BaseDataElement
+from torch import Tensor, nn
+
+NUM_IMAGES = 10  # of the test data
+
+
+class Tolerance(NamedTuple):
+    """How far results of a precision may be from torch's in float32."""
+
+    score: float
+    overlap: float  # of boxes and of masks, as intersection over union
+    share: float  # of the results that must agree
+
+
+TOLERANCES = dict(float32=Tolerance(1e-3, 0.99, 0.99), bfloat16=Tolerance(0.1, 0.8, 0.9))
+
+
+def predict(network: nn.Module, samples: Sequence[dict]) -> List[BaseDataElement]:
+    """The predictions of a network of OpenMMLab on data of its test pipeline."""
+    with torch.inference_mode():
+        return network.test_step(pseudo_collate(copy.deepcopy(list(samples))))
+
+
+def compare(
+    expected: Sequence[BaseDataElement], got: Sequence[BaseDataElement], tolerance: Tolerance
+) -> Tuple[int, int, str]:
+    """Compares predictions, and counts them.
+
+    Boxes are looked for in both directions. A box that another score could have kept out, because
+    it is within the tolerance of the lowest one, does not count.
+
+    Returns:
+        How many agree, how many there are, and what they are.
+    """
+    counts = torch.zeros(2, dtype=torch.int64)
+    kind = 'images'
+    for one, other in zip(expected, got):
+        if 'pred_instances' in one:
+            kind = 'boxes'
+            counts += _compare_boxes(one.pred_instances, other.pred_instances, tolerance)
+            counts += _compare_boxes(other.pred_instances, one.pred_instances, tolerance)
+        elif 'pred_sem_seg' in one:
+            kind = 'pixels'
+            same = one.pred_sem_seg.data == other.pred_sem_seg.data
+            counts += torch.tensor([same.sum(), same.numel()])
+        else:
+            near = (one.pred_score - other.pred_score).abs().max() <= tolerance.score
+            counts += torch.tensor([int(near), 1])
+    return counts[0].item(), counts[1].item(), kind
+
+
+def _compare_boxes(one: BaseDataElement, other: BaseDataElement, tolerance: Tolerance) -> Tensor:
+    """How many boxes have a counterpart, and how many should have one, (2,)."""
+    if len(one) == 0:
+        return torch.zeros(2, dtype=torch.int64)
+    same = (one.labels[:, None] == other.labels) & (_overlaps(one, other) >= tolerance.overlap)
+    same &= (one.scores[:, None] - other.scores).abs() <= tolerance.score
+    counts = one.scores > one.scores.min() + tolerance.score
+    return torch.stack([(same.any(1) & counts).sum(), counts.sum()])
+
+
+def _overlaps(one: BaseDataElement, other: BaseDataElement) -> Tensor:
+    """The overlap of each box, and of its mask if there are masks, with each other, (n, m)."""
+    from torchvision.ops import box_iou
+
+    overlaps = box_iou(one.bboxes, other.bboxes)
+    if 'masks' in one:
+        flat, others = (torch.as_tensor(x.masks).flatten(1).float() for x in (one, other))
+        inside = flat @ others.T
+        either = flat.sum(1)[:, None] + others.sum(1) - inside
+        overlaps = torch.minimum(overlaps, torch.where(either > 0, inside / either, 1.0))
+    return overlaps
+
+
+def crop(sample: dict) -> dict:
+    """A sample whose image is smaller, of another shape and no multiple of any stride."""
+    sample = copy.deepcopy(sample)
+    height, width = (size * 5 // 8 - 1 for size in sample['inputs'].shape[1:])
+    sample['inputs'] = sample['inputs'][:, :height, :width]
+    shape = dict(img_shape=(height, width), ori_shape=(height, width), pad_shape=(height, width))
+    sample['data_samples'].set_metainfo(dict(shape, scale_factor=(1.0, 1.0)))
+    return sample

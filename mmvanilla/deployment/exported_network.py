@@ -1,0 +1,103 @@
+"""Exported files as networks of OpenMMLab: evaluated, compared and drawn as those of torch are."""
+
+import copy
+import json
+import warnings
+from pathlib import Path
+from typing import Any, List, Optional, Tuple, Union
+
+from mmengine.config import Config
+from mmengine.structures import BaseDataElement
+from torch import nn
+
+from ..errors import UsageError, reason
+from .exporting import denormalize, deploy_settings, need
+
+BACKENDS = {'.onnx': 'onnxruntime', '.xml': 'openvino', '.pt': 'torchscript'}
+
+
+def is_exported(path: Union[str, Path]) -> bool:
+    """Whether a file, by its name, is an exported network that can be run here."""
+    return Path(path).suffix in ('.onnx', '.xml')
+
+
+def read_description(path: Union[str, Path]) -> Tuple[dict, List[str]]:
+    """What a file says of itself (``exporting.describe``), and the names of its outputs.
+
+    Raises:
+        UsageError: if a package is missing, or if the file is absent, damaged or not one of ours.
+    """
+    need(f'running {path}', 'mmdeploy', BACKENDS[Path(path).suffix])
+    if not Path(path).is_file():
+        raise UsageError(f'{path} does not exist: check the path.')
+    try:
+        if Path(path).suffix == '.onnx':
+            import onnxruntime
+
+            session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
+            found = session.get_modelmeta().custom_metadata_map
+            metadata = {name: json.loads(value) for name, value in found.items()}
+            names = [each.name for each in session.get_outputs()]
+        else:
+            import openvino
+
+            from . import openvino_files
+
+            network = openvino.Core().read_model(path)
+            metadata = openvino_files.read_metadata(network)
+            names = [each.any_name for each in network.outputs]
+    except Exception as error:  # runtimes raise many kinds of errors
+        raise UsageError(
+            f'{path} cannot be read ({reason(error)}): export the network again.'
+        ) from error
+    if 'config' not in metadata:
+        raise UsageError(f'{path} was not written by tools/deploy.py, so it lacks its settings.')
+    return metadata, names
+
+
+def load_exported(
+    path: Union[str, Path], cfg: Config, description: Optional[Tuple[dict, List[str]]] = None
+) -> nn.Module:
+    """An exported network on the CPU; its ``test_step`` takes and returns what torch's does.
+
+    Args:
+        path: Its file.
+        cfg: A config of the network that was exported.
+        description: What ``read_description`` would return, for files that it does not read.
+
+    Raises:
+        UsageError: as ``read_description``, and if the config is of another kind of network.
+    """
+    metadata, names = description or read_description(path)
+    settings = deploy_settings(cfg, 'masks' in names)
+    if names != settings.onnx_config.output_names:
+        raise UsageError(
+            f'{path} gives {", ".join(names)}, so it is not of this config: name the config that '
+            'it was exported with.'
+        )
+    from mmdeploy.apis.utils import build_task_processor
+
+    settings.backend_config.type = BACKENDS[Path(path).suffix]
+    cfg = copy.deepcopy(cfg)
+    cfg.model.setdefault('data_preprocessor', cfg.get('data_preprocessor') or {})
+    task = build_task_processor(cfg, settings, 'cpu')
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        model = task.build_backend_model([str(path)], task.update_data_preprocessor)
+    if metadata['normalized_inside']:
+        model.wrapper.register_forward_pre_hook(
+            lambda _, args: ({name: denormalize(x, metadata) for name, x in args[0].items()},)
+        )
+    model.register_forward_hook(_clip_boxes)
+    model.dataset_meta = dict(classes=tuple(metadata['classes']))
+    return model
+
+
+def _clip_boxes(_: nn.Module, __: Any, samples: List[BaseDataElement]) -> None:
+    """Cuts boxes at the image: mmdeploy cuts them where its padding ends."""
+    for sample in samples:
+        if 'pred_instances' in sample:
+            height, width = sample.ori_shape[:2]
+            boxes = sample.pred_instances.bboxes
+            boxes[:, ::2].clamp_(0, width)
+            boxes[:, 1::2].clamp_(0, height)

@@ -1,0 +1,136 @@
+"""What mmdeploy's exporter gets from us: parts of networks as they compute, without its short cuts.
+
+mmdeploy gives all classes of a proposal the box of its likeliest class, suppresses proposals across
+levels and drops those of a score below 0.05, and pools to a fixed size by windows of equal size.
+Each changes boxes or maps. Importing this module replaces those rewriters.
+"""
+
+from typing import Any, Callable, List, Optional, Tuple, Union
+
+import torch
+from mmdeploy.core import FUNCTION_REWRITER
+from torch import Tensor
+from torch.nn.modules.utils import _pair
+
+NONE = -1.0  # a score below every threshold
+
+
+def rewrites(path: str, *backends: str) -> Callable:
+    """Registers a function for what mmdeploy's exporter is to use in place of another."""
+
+    def register(function: Callable) -> Callable:
+        for backend in backends:
+            FUNCTION_REWRITER.register_rewriter(path, backend)(function)
+        return function
+
+    return register
+
+
+@rewrites('mmdet.models.dense_heads.rpn_head.RPNHead.predict_by_feat', 'onnxruntime', 'torchscript')
+def choose_proposals(
+    self: Any,
+    cls_scores: List[Tensor],
+    bbox_preds: List[Tensor],
+    score_factors: Optional[List[Tensor]] = None,
+    batch_img_metas: Optional[List[dict]] = None,
+    cfg: Any = None,
+    **kwargs: Any,
+) -> Tuple[Tensor, Tensor]:
+    """Proposals with scores, (N, n, 5), suppressed within each level, and their levels, (N, n)."""
+    from mmdeploy.codebase.mmdet.deploy import gather_topk
+    from mmdeploy.mmcv.ops import multiclass_nms
+
+    cfg = cfg or self.test_cfg
+    num_images = cls_scores[0].shape[0]
+    sizes = [x.shape[-2:] for x in cls_scores]
+    found = []
+    for level, anchors in enumerate(self.prior_generator.grid_priors(sizes)):
+        scores = cls_scores[level].permute(0, 2, 3, 1)
+        scores = scores.reshape(num_images, -1, self.cls_out_channels)
+        scores = scores.sigmoid() if self.use_sigmoid_cls else scores.softmax(-1)[..., :1]
+        deltas = bbox_preds[level].permute(0, 2, 3, 1).reshape(num_images, -1, 4)
+        best = dict(inds=scores.squeeze(-1).topk(cfg.nms_pre).indices, batch_size=num_images)
+        deltas, scores = gather_topk(deltas, scores, is_batched=True, **best)
+        anchors = gather_topk(anchors[None], is_batched=False, **best)
+        found.append((anchors, deltas, scores, torch.full_like(scores, level)))
+    anchors, deltas, scores, levels = (torch.cat(each, 1) for each in zip(*found))
+    boxes = self.bbox_coder.decode(anchors, deltas, max_shape=batch_img_metas[0]['img_shape'])
+    is_large = (boxes[..., 2:] - boxes[..., :2] > cfg.min_bbox_size).all(-1, keepdim=True)
+    of_level = levels == torch.arange(len(sizes), dtype=levels.dtype)
+    return multiclass_nms(
+        boxes,
+        torch.where(of_level & is_large, scores, NONE),  # (N, n, levels)
+        max_output_boxes_per_class=cfg.max_per_img,
+        iou_threshold=cfg.nms.iou_threshold,
+        score_threshold=0.0,
+        keep_top_k=cfg.max_per_img,
+    )
+
+
+@rewrites(
+    'mmdet.models.roi_heads.bbox_heads.bbox_head.BBoxHead.predict_by_feat',
+    *('onnxruntime', 'torchscript'),
+)
+def choose_boxes(
+    self: Any,
+    rois: Tensor,
+    cls_scores: Tensor,
+    bbox_preds: Tensor,
+    batch_img_metas: List[dict],
+    rcnn_test_cfg: Any,
+    rescale: bool = False,
+) -> Tuple[Tensor, Tensor]:
+    """Boxes with scores, (N, n, 5), and their classes, (N, n); each class of a roi has its box."""
+    from mmdeploy.mmcv.ops import multiclass_nms
+
+    boxes = self.bbox_coder.decode(
+        rois[..., 1:], bbox_preds, max_shape=batch_img_metas[0]['img_shape']
+    )
+    scores = cls_scores.softmax(-1)[..., : self.num_classes]  # (N, n, classes)
+    if not self.reg_class_agnostic:
+        own = torch.eye(self.num_classes, dtype=torch.bool)
+        scores = torch.where(own, scores[..., None], NONE).flatten(1, 2)  # (N, n classes, classes)
+        boxes = boxes.reshape(boxes.shape[0], -1, 4)  # (N, n classes, 4)
+    return multiclass_nms(
+        boxes,
+        scores,
+        max_output_boxes_per_class=rcnn_test_cfg.max_per_img,
+        iou_threshold=rcnn_test_cfg.nms.iou_threshold,
+        score_threshold=rcnn_test_cfg.score_thr,
+        keep_top_k=rcnn_test_cfg.max_per_img,
+    )
+
+
+@rewrites('torch.nn.functional.adaptive_avg_pool2d', 'onnxruntime')
+def average_windows(x: Tensor, output_size: Union[int, Tuple[int, int]]) -> Tensor:
+    """Pools maps of any size, (N, C, H, W), to a fixed one: ONNX has no operator for it."""
+    height, width = _pair(output_size)
+    for dim, size in ((-2, height), (-1, width)):
+        first, last, length = _windows(x, dim, size)
+        inside = (first <= torch.arange(length)) & (torch.arange(length) < last)  # (size, length)
+        weights = inside.to(x.dtype) / (last - first).to(x.dtype)
+        x = weights @ x if dim == -2 else x @ weights.T
+    return x
+
+
+@rewrites('torch.nn.functional.adaptive_max_pool2d', 'onnxruntime')
+def largest_of_windows(
+    x: Tensor, output_size: Union[int, Tuple[int, int]], return_indices: bool = False
+) -> Tensor:
+    """As ``average_windows``, the largest value of each window."""
+    height, width = _pair(output_size)
+    for dim, size in ((-2, height), (-1, width)):
+        first, last, length = _windows(x, dim, size)
+        longest = torch.arange(length // size + 2)
+        inside = torch.minimum(first + longest, last - 1)  # (size, longest), the last one repeated
+        x = x[..., inside, :].amax(-2) if dim == -2 else x[..., inside].amax(-1)
+    return x
+
+
+def _windows(x: Tensor, dim: int, size: int) -> Tuple[Tensor, Tensor, Tensor]:
+    """Where each window begins and ends, (size, 1), along a dimension, and its length."""
+    length = torch._shape_as_tensor(x)[dim]
+    number = torch.arange(size)[:, None]
+    first = (number * length).div(size, rounding_mode='floor')
+    last = ((number + 1) * length + size - 1).div(size, rounding_mode='floor')
+    return first, last, length
