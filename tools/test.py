@@ -1,7 +1,7 @@
 """Evaluates a checkpoint of a model: detection, classification or segmentation, as the config says.
 
 A checkpoint is evaluated in its own form; --deploy first fuses one that is in training form.
-The authors' files are taken as they are.
+The authors' files are taken as they are, and files for onnxruntime (.onnx) and OpenVINO (.xml) too.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from mmvanilla.cli.running import evaluate
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument(
-        'checkpoint', help="checkpoint file, in training or deploy form, or the authors'"
+        'checkpoint', help="checkpoint file in any form, the authors' too; .onnx or .xml"
     )
     parser.add_argument('--deploy', action='store_true', help='evaluate the fused network')
     parser.add_argument(

@@ -18,6 +18,7 @@ from torch import nn
 from ..checkpoint import check_writable, load_checkpoint
 from ..compatibility import AdvanceDataHook
 from ..config import nested_dicts, scope_of
+from ..deployment.exported_network import is_exported, load_exported
 from ..engine.hooks.run_check_hook import RunCheckHook
 from ..errors import UsageError
 from ..models.folding.network import switch_to_deploy, unwrap
@@ -128,7 +129,8 @@ def evaluate(
 
     Args:
         cfg: A config of any OpenMMLab package.
-        checkpoint: Path or address of a checkpoint in any form, the authors' included.
+        checkpoint: Path or address of a checkpoint in any form, the authors' included; or a file
+            for onnxruntime or OpenVINO.
         deploy: Whether to evaluate the fused network.
         out: File (.pkl) for the predictions.
         tta: Whether to average over augmented images.
@@ -146,14 +148,23 @@ def evaluate(
     if out:
         check_writable(out)
     check_data(cfg, 'test_dataloader', 'test_evaluator')
-    weights = read_state_dict(checkpoint)
-    if tta:
-        augment_test(cfg)
-    runner = build_runner(cfg)
-    model = unwrap(runner.model)
-    load_weights(model.module if isinstance(model, BaseTTAModel) else model, weights, checkpoint)
-    if deploy:
-        switch_to_deploy(runner.model, inplace=True)
+    if is_exported(checkpoint):
+        if deploy or tta:
+            raise UsageError(f'{checkpoint} is evaluated as it is: leave out --deploy and --tta.')
+        cfg.custom_hooks = []  # of the training
+        exported = load_exported(checkpoint, cfg)
+        runner = build_runner(cfg)
+        runner.model = exported
+    else:
+        weights = read_state_dict(checkpoint)
+        if tta:
+            augment_test(cfg)
+        runner = build_runner(cfg)
+        model = unwrap(runner.model)
+        model = model.module if isinstance(model, BaseTTAModel) else model
+        load_weights(model, weights, checkpoint)
+        if deploy:
+            switch_to_deploy(runner.model, inplace=True)
     if out:
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=out))
     return runner.test()

@@ -44,7 +44,7 @@ def choose_proposals(
     num_images = cls_scores[0].shape[0]
     sizes = [x.shape[-2:] for x in cls_scores]
     found = []
-    for level, anchors in enumerate(self.prior_generator.grid_priors(sizes)):
+    for level, anchors in enumerate(self.prior_generator.grid_priors(sizes, device='cpu')):
         scores = cls_scores[level].permute(0, 2, 3, 1)
         scores = scores.reshape(num_images, -1, self.cls_out_channels)
         scores = scores.sigmoid() if self.use_sigmoid_cls else scores.softmax(-1)[..., :1]
