@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Makes .venv with the pinned, tested stack; with a name, .venv-NAME with that of requirements/NAME:
-# its Pythons (python.txt), packages (runtime.txt) and versions (constraints.txt).
+# its Pythons (python.txt), packages (runtime.txt; no_deps.txt without those that they name) and
+# versions (constraints.txt).
 # After an interruption, run it again: it goes on where it stopped. PYTHON=... chooses the interpreter.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -107,8 +108,10 @@ run "installing torch and build tools" install -r requirements/build.txt
 build_mmcv
 run "installing mmcv" pip install --no-deps "$wheel"
 run "installing OpenMMLab packages and test tools" install -r $DATA/runtime.txt -r requirements/tests.txt
-# opencv-python needs libGL, which servers lack; nothing here opens a window.
-run "removing opencv-python" pip uninstall -y opencv-python
+[[ ! -f $DATA/no_deps.txt ]] || run "installing mmdeploy" install --no-deps -r $DATA/no_deps.txt
+# opencv-python needs libGL, which servers lack; nothing here opens a window. The other would send
+# usage data; OpenVINO works without it.
+run "removing opencv-python and openvino-telemetry" pip uninstall -y opencv-python openvino-telemetry
 run "installing opencv-python-headless" install --no-deps --force-reinstall opencv-python-headless
 run "installing mmvanilla" pip install --no-build-isolation --no-deps -e .
 echo "$WANTED" >$STAMP

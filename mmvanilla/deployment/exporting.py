@@ -22,7 +22,8 @@ from ..version import __version__
 
 # mmdeploy's settings, in configs/deploy, by package.
 SETTINGS = dict(mmdet='detection', mmpretrain='classification', mmseg='segmentation')
-INSTALL = 'pip install -r requirements/deploy.txt; pip install --no-deps mmdeploy'
+# How to install what is not installed by its name alone.
+INSTALL = dict(mmdeploy='aenum multiprocess; pip install --no-deps mmdeploy')
 OLDEST_OPSET, OPSET, NEWEST_OPSET = 16, 17, 20  # grid_sample; the default; torch's exporter
 
 
@@ -30,7 +31,8 @@ def need(option: str, *packages: str) -> None:
     """Raises UsageError if a package that an option needs is not installed."""
     for package in packages:
         if find_spec(package) is None:
-            raise UsageError(f'{option} needs {package}: {INSTALL} (docs/deployment.md).')
+            how = INSTALL.get(package, package)
+            raise UsageError(f'{option} needs {package}: pip install {how}.')
 
 
 def deploy_settings(cfg: Config, with_masks: bool) -> Config:
