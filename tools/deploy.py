@@ -8,14 +8,11 @@ import copy
 from pathlib import Path
 from typing import Optional
 
-from mmengine.registry import MODELS, init_default_scope
-
 from mmvanilla import switch_to_deploy
 from mmvanilla.checkpoint import load_checkpoint, replace_when_whole
 from mmvanilla.cli.exports import Exports, add_export_options, check_export, wanted_formats
 from mmvanilla.cli.options import add_cfg_options, config_file, one_sentence_errors, read_config
-from mmvanilla.cli.running import drop_pretrained, use_safe_loading
-from mmvanilla.config import scope_of
+from mmvanilla.cli.running import build_model, drop_pretrained, use_safe_loading
 from mmvanilla.deployment.fused_checkpoint import inference_config, save_fused
 from mmvanilla.errors import UsageError
 from mmvanilla.models.folding.network import check_fused
@@ -59,8 +56,7 @@ def main() -> None:
     drop_pretrained(cfg)
     checkpoint = load_checkpoint(args.checkpoint)
     meta = checkpoint.get('meta') or {}
-    init_default_scope(scope_of(cfg))
-    network = MODELS.build(copy.deepcopy(cfg.model))  # some models change it
+    network = build_model(copy.deepcopy(cfg))  # some models change it
     load_weights(network, own_names(checkpoint), args.checkpoint)
     fused = switch_to_deploy(network.eval())
     check_fused(network, fused)

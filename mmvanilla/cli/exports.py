@@ -1,18 +1,15 @@
 """Exporting a fused network in the formats that a user asks for, each checked before it is kept."""
 
 import argparse
-import copy
 import io
 import shutil
 from contextlib import redirect_stdout
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Dict, List
+from typing import Any, List
 
 from mmengine.config import Config
-from mmengine.registry import DATASETS
-from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
 from torch import nn
 
@@ -32,7 +29,7 @@ from ..deployment.exporting import (
 )
 from ..errors import UsageError, reason
 from .checks import check_data
-from .running import build_runner
+from .measuring import TestData
 
 # Options of exporting: the packages that each needs.
 FORMATS = dict(
@@ -42,8 +39,6 @@ FORMATS = dict(
     torchscript=('mmdeploy',),
     torch_export=(),
 )
-# What int8 must keep: metrics by their names, and what a perfect one is.
-METRICS = dict(bbox_mAP=1, segm_mAP=1, mAP=1, top1=100, mIoU=100)
 
 
 def add_export_options(parser: argparse.ArgumentParser) -> None:
@@ -141,9 +136,10 @@ class Exports:
 
     def __init__(self, network: nn.Module, cfg: Config, args: argparse.Namespace) -> None:
         self.network, self.cfg, self.args = network, cfg, args
-        self.dataset = DATASETS.build(cfg.test_dataloader.dataset)
-        self.samples = self._spread(NUM_IMAGES)
-        classes = self.dataset.metainfo.get('classes') or ()
+        with redirect_stdout(io.StringIO()):  # pycocotools reports its steps
+            self.data = TestData(cfg)
+            self.samples = self.data.samples(NUM_IMAGES)
+        classes = self.data.dataset.metainfo.get('classes') or ()
         self.metadata = describe(cfg, network, classes, args.normalize)
         self.exporter = Exporter(network, cfg, self.samples[0], self.metadata, args.opset)
 
@@ -196,8 +192,8 @@ class Exports:
         write_openvino(to_openvino(self._onnx, self.metadata), path)
         network, before, after = quantize(
             load_exported(path, self.cfg),
-            self._spread(self.args.calibration_images),
-            self._measure,
+            self.data.samples(self.args.calibration_images),
+            self.data.measure,
             self.args.tolerance,
         )
         costs = ', '.join(f'{name} {before[name]:.3f} -> {after[name]:.3f}' for name in before)
@@ -254,30 +250,5 @@ class Exports:
     def _expected(self) -> List[List[BaseDataElement]]:
         return [predict(self.network, group) for group in self._groups]
 
-    @cached_property
-    def _runner(self) -> Runner:
-        cfg = copy.deepcopy(self.cfg)
-        cfg.update(work_dir=str(self.drafts / 'test'), log_level='ERROR', visualizer=None)
-        return build_runner(cfg)
-
-    def _measure(self, model: nn.Module) -> Dict[str, float]:
-        """The test data's main metrics of a network, each of 1."""
-        self._runner.model = model
-        with redirect_stdout(io.StringIO()):  # pycocotools prints tables
-            found = self._runner.test()
-        named = {name: name.split('/')[-1] for name in found}
-        metrics = {name: found[name] / METRICS[k] for name, k in named.items() if k in METRICS}
-        if not metrics:
-            raise UsageError(
-                f'--int8 measures {", ".join(METRICS)}, but test_evaluator gives '
-                f'{", ".join(found)}: name another evaluator.'
-            )
-        return metrics
-
     def _at(self, suffix: str) -> Path:
         return self.kept.with_name(self.kept.name + suffix)
-
-    def _spread(self, number: int) -> List[dict]:
-        """At most that many samples, from the whole of the test data."""
-        number = min(number, len(self.dataset))
-        return [self.dataset[i * len(self.dataset) // number] for i in range(number)]

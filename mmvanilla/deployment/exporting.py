@@ -3,10 +3,11 @@
 import copy
 import json
 import warnings
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Callable, Sequence, Tuple
+from typing import Any, Callable, Iterator, Sequence, Tuple
 
 import torch
 from mmengine.config import Config
@@ -107,8 +108,10 @@ class Exporter:
     def program(self, path: Path) -> None:
         """Writes a program of ``torch.export``, whose outputs are those of ``mode='tensor'``."""
         network, images = self._to_export()
+        with self._failing_in_one_sentence('torch.export'):
+            program = export_program(_Raw(network), images)
         extra = {'mmvanilla.json': json.dumps(self.metadata)}
-        torch.export.save(export_program(_Raw(network), images), path, extra_files=extra)
+        torch.export.save(program, path, extra_files=extra)
 
     def error_of_program(self, path: Path, samples: Sequence[dict]) -> float:
         """The largest difference of such a file's outputs from torch's, of the largest output."""
@@ -141,8 +144,8 @@ class Exporter:
 
         network, images = self._to_export()
         samples = copy.deepcopy(self.inputs['data_samples'])
-        try:
-            with no_mp(), warnings.catch_warnings(), onnx_by_tracing():
+        with self._failing_in_one_sentence('mmdeploy'), no_mp(), onnx_by_tracing():
+            with warnings.catch_warnings():
                 warnings.simplefilter('ignore')  # of the tracer, about sizes; results are compared
                 return tracer(
                     network,
@@ -151,9 +154,14 @@ class Exporter:
                     context_info=dict(deploy_cfg=copy.deepcopy(self.settings)),
                     **kwargs,
                 )
+
+    @contextmanager
+    def _failing_in_one_sentence(self, exporter: str) -> Iterator[None]:
+        try:
+            yield
         except Exception as error:  # heads fail in many ways
             raise UsageError(
-                f'mmdeploy cannot export this {type(self.network).__name__} ({reason(error)}): '
+                f'{exporter} cannot export this {type(self.network).__name__} ({reason(error)}): '
                 'leave the format out, or choose another head.'
             ) from error
 

@@ -6,6 +6,7 @@ from typing import Any, Callable, Dict, List, Sequence, Tuple
 
 import nncf
 import openvino
+from nncf.quantization.advanced_parameters import QuantizationParameters
 from torch import nn
 
 from .agreement import predict
@@ -17,10 +18,11 @@ def quantize(
     samples: Sequence[dict],
     measure: Callable[[nn.Module], Dict[str, float]],
     tolerance: float,
+    per_channel: bool = True,
 ) -> Tuple[openvino.Model, Dict[str, float], Dict[str, float]]:
     """The network of an OpenVINO file with 8-bit weights and activations.
 
-    Weights have a range for each output channel, activations one for each tensor. If the metrics
+    Activations have one range for each tensor. If the metrics
     fall by more than the tolerance, the layers that cost most of it go back to float32, one after
     the other.
 
@@ -29,6 +31,7 @@ def quantize(
         samples: Data of the test pipeline; the ranges of activations are measured on them.
         measure: The metrics of such a network, the larger the better.
         tolerance: By how much their mean may fall.
+        per_channel: Whether weights have a range for each output channel, or one for each tensor.
 
     Returns:
         The quantized network, and the metrics before and after.
@@ -51,11 +54,18 @@ def quantize(
     float32, data = model.wrapper.network, nncf.Dataset(images)
     before = measure(model)
     nncf.set_log_level(logging.ERROR)
-    quantized = nncf.quantize(float32, data, subset_size=len(images))
+    settings = dict(
+        subset_size=len(images),
+        advanced_parameters=nncf.AdvancedQuantizationParameters(
+            weights_quantization_params=QuantizationParameters(per_channel=per_channel)
+        ),
+    )
+    quantized = nncf.quantize(float32, data, **settings)
     after = measure_compiled(compile_network(quantized))
     if mean(before.values()) - mean(after.values()) > tolerance:
+        settings['advanced_quantization_parameters'] = settings.pop('advanced_parameters')
         quantized = nncf.quantize_with_accuracy_control(
-            float32, data, data, mean_of, max_drop=tolerance, subset_size=len(images)
+            float32, data, data, mean_of, max_drop=tolerance, **settings
         )
         after = measure_compiled(compile_network(quantized))
     describe(quantized, dict(read_metadata(float32), precision='int8'))
