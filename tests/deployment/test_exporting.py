@@ -1,0 +1,214 @@
+"""Networks as ONNX, OpenVINO, TorchScript and torch.export files: what they give, and errors."""
+
+import argparse
+import copy
+import json
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers.config_options import read_config
+from helpers.narrow_detector import CONFIG, narrow_options
+from helpers.pairs import zip_equal
+from helpers.programs import ROOT, fail, run_python
+from mmengine.fileio import load
+from mmengine.registry import MODELS, init_default_scope
+
+for package in ('mmdeploy', 'onnxruntime', 'openvino', 'nncf'):
+    pytest.importorskip(package)
+
+from mmvanilla.checkpoint import load_checkpoint  # noqa: E402
+from mmvanilla.cli.exports import Exports  # noqa: E402
+from mmvanilla.deployment import exporting, rewriters  # noqa: E402
+from mmvanilla.deployment.exported_network import read_description  # noqa: E402
+from mmvanilla.deployment.fused_checkpoint import inference_config  # noqa: E402
+from mmvanilla.errors import UsageError  # noqa: E402
+
+TOOL = 'tools/deploy.py'
+STEM = 'retinanet_vanillanet13'
+ALL = ['--onnx', '--openvino', '--int8', '--torchscript', '--torch-export', '--normalize']
+INT8 = ['--calibration-images', '3', '--tolerance', '1']
+
+
+@pytest.fixture(scope='module')
+def exported(trained, digits, tmp_path_factory):
+    """The narrow detector in every format, normalizing images itself, and what was printed."""
+    out = tmp_path_factory.mktemp('exported')
+    command = [TOOL, CONFIG, trained / 'epoch_3.pth', out, *ALL, *INT8]
+    return out, run_python(*command, *narrow_options(digits))
+
+
+def test_every_format(exported):
+    out, printed = exported
+    suffixes = ('.pth', '.py', '.onnx', '.xml', '.bin', '_int8.xml', '_int8.bin', '.pt', '.pt2')
+    assert {path.name for path in out.iterdir()} == {STEM + suffix for suffix in suffixes}
+    assert printed.count('boxes agree with torch, on 4 images, in a batch and at another size') == 3
+    assert 'int8 on the test data: coco/bbox_mAP 0.' in printed
+    assert 'maps within' in printed
+
+
+@pytest.mark.parametrize('suffix', ['.onnx', '.xml', '_int8.xml'])
+def test_what_a_file_says_of_itself(suffix, exported):
+    about, outputs = read_description(exported[0] / f'{STEM}{suffix}')
+    assert outputs == ['dets', 'labels']
+    assert about['classes'][:2] == ['zero', 'one'] and len(about['classes']) == 10
+    assert about['mean'] == pytest.approx([123.675, 116.28, 103.53])
+    assert about['std'] == pytest.approx([58.395, 57.12, 57.375])
+    assert about['channel_order'] == 'RGB' and about['normalized_inside']
+    assert about['pad_size_divisor'] == 32
+    assert [step['type'] for step in about['pipeline']][:2] == ['LoadImageFromFile', 'Resize']
+    assert 'VanillaNet' in about['config']
+
+
+def evaluate(run_tool, path, digits, folder):
+    out = folder / 'found.pkl'
+    args = ['--work-dir', folder, '--out', out, *narrow_options(digits)]
+    run_tool('tools/test.py', CONFIG, path, *args)
+    return [each['pred_instances'] for each in load(out)]
+
+
+def test_evaluation(exported, trained, digits, run_tool, tmp_path):
+    """What tools/test.py finds with the files is what it finds with the fused network."""
+    expected = evaluate(run_tool, trained / 'epoch_3_deploy.pth', digits, tmp_path)
+    for suffix in ('.onnx', '.xml'):
+        found = evaluate(run_tool, exported[0] / f'{STEM}{suffix}', digits, tmp_path)
+        for one, other in zip_equal(found, expected):
+            assert len(other['scores']) > 10
+            torch.testing.assert_close(one['scores'], other['scores'], rtol=1e-3, atol=1e-4)
+            assert one['bboxes'].min() >= 0 and one['bboxes'].max() <= 256
+
+
+def test_image_demo(exported, digits, run_tool, capsys, tmp_path):
+    """A folder of images, by files that hold all that is needed."""
+    for suffix in ('.pth', '.xml'):
+        out = tmp_path / suffix
+        args = ['--out-dir', out, '--score-thr', '0.0']
+        run_tool('tools/image_demo.py', exported[0] / f'{STEM}{suffix}', digits / 'val2017', *args)
+        assert len(list((out / 'vis').iterdir())) == 4
+    one, other = (sorted((tmp_path / suffix / 'preds').iterdir()) for suffix in ('.pth', '.xml'))
+    for path, again in zip_equal(one, other):
+        scores = [json.loads(each.read_text())['scores'] for each in (path, again)]
+        np.testing.assert_allclose(*scores, atol=1e-3)
+
+
+@pytest.fixture(scope='module')
+def fused(trained, digits):
+    """The narrow detector, fused, and its config."""
+    cfg = inference_config(read_config(ROOT / CONFIG, narrow_options(digits)[1:]))
+    init_default_scope('mmdet')
+    network = MODELS.build(copy.deepcopy(cfg.model))
+    network.load_state_dict(load_checkpoint(trained / 'epoch_3_deploy.pth')['state_dict'])
+    return network.eval(), cfg
+
+
+def options(**changes):
+    values = dict.fromkeys(('onnx', 'openvino', 'int8', 'torchscript', 'torch_export'), False)
+    return argparse.Namespace(**{**values, 'normalize': False, 'opset': 17, **changes})
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        (dict(onnx=True), 'the .onnx file is not written, because it is not what torch computes'),
+        (
+            dict(int8=True, calibration_images=2, tolerance=0.0, force=False),
+            r'int8 costs more than --tolerance 0.0 \(coco/bbox_mAP',
+        ),
+    ],
+)
+def test_a_file_that_gives_something_else_is_not_kept(changes, message, fused, tmp_path):
+    network, cfg = fused
+    exports = Exports(network, cfg, options(**changes))
+    other = copy.deepcopy(network)
+    other.bbox_head.retina_cls.bias.data += torch.linspace(-1, 1, 90)
+    exports.exporter.network = other
+    before = iter([1.0, 0.5, 0.5, 0.5])
+    exports.data.measure = lambda model: {'coco/bbox_mAP': next(before, 0.5)}
+    with pytest.raises(UsageError, match=message):
+        exports.write(tmp_path / 'network')
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize('size', [1, 2, 3, (3, 5)])
+@pytest.mark.parametrize('shape', [(2, 3, 8, 8), (1, 2, 7, 13)])
+def test_pooling(size, shape):
+    x = torch.randn(shape)
+    torch.testing.assert_close(
+        rewriters.average_windows(x, size), F.adaptive_avg_pool2d(x, size), rtol=1e-5, atol=1e-6
+    )
+    assert torch.equal(rewriters.largest_of_windows(x, size), F.adaptive_max_pool2d(x, size))
+
+
+@pytest.mark.parametrize(
+    ('args', 'message'),
+    [
+        (['--onnx', '--opset', '11'], '--opset 11 does not work: choose one from 16 to 20'),
+        (['--int8', '--calibration-images', '0'], '--calibration-images must be at least 1'),
+        (['--int8', '--tolerance', '2'], '--tolerance must be from 0 to 1'),
+        (['--onnx', 'test_dataloader=None'], 'the config has no test_dataloader'),
+        (['--int8', 'test_evaluator=None'], 'the config has no test_evaluator'),
+        (['--onnx', 'test_dataloader.dataset.data_root=nowhere'], 'no data at nowhere'),
+        (['--onnx', 'model.test_cfg.mode=slide'], 'model.test_cfg.mode=whole'),
+        (['--onnx', 'default_scope=mmengine'], 'but this config is for mmengine'),
+    ],
+)
+def test_errors(args, message, trained, digits, monkeypatch, tmp_path):
+    """Before anything is loaded: the checkpoint does not exist."""
+    changes = [arg for arg in args if '=' in arg]
+    args = [arg for arg in args if '=' not in arg]
+    args = [CONFIG, 'none.pth', tmp_path / 'out', *args, *narrow_options(digits), *changes]
+    assert message in fail('deploy', *args, monkeypatch=monkeypatch)
+    assert not (tmp_path / 'out').exists()
+
+
+@pytest.mark.parametrize(
+    ('option', 'package', 'install'),
+    [
+        ('--onnx', 'onnxruntime', 'onnxruntime'),
+        ('--openvino', 'openvino', 'openvino'),
+        ('--int8', 'nncf', 'nncf'),
+        ('--torchscript', 'mmdeploy', 'aenum multiprocess; pip install --no-deps mmdeploy'),
+    ],
+)
+def test_missing_packages(option, package, install, digits, monkeypatch, tmp_path):
+    monkeypatch.setattr(
+        exporting, 'find_spec', lambda name: None if name == package else find_spec(name)
+    )
+    args = [CONFIG, 'none.pth', tmp_path / 'out', option, *narrow_options(digits)]
+    message = fail('deploy', *args, monkeypatch=monkeypatch)
+    assert f'{option} needs {package}: pip install {install}.' in message
+
+
+@pytest.mark.parametrize('tool', ['test', 'image_demo'])
+@pytest.mark.parametrize(
+    ('name', 'message'),
+    [
+        ('none.onnx', 'none.onnx does not exist'),
+        ('broken.onnx', 'broken.onnx cannot be read'),
+        ('broken.xml', 'broken.xml cannot be read'),
+        ('foreign.onnx', 'foreign.onnx was not written by tools/deploy.py'),
+    ],
+)
+def test_files_that_cannot_be_read(tool, name, message, exported, digits, monkeypatch, tmp_path):
+    import onnx
+
+    whole = (exported[0] / f'{STEM}.onnx').read_bytes()
+    (tmp_path / 'broken.onnx').write_bytes(whole[: len(whole) // 2])
+    (tmp_path / 'broken.xml').write_text((exported[0] / f'{STEM}.xml').read_text()[:3000])
+    foreign = onnx.load_from_string(whole)
+    del foreign.metadata_props[:]
+    onnx.save(foreign, tmp_path / 'foreign.onnx')
+    config = [CONFIG] if tool == 'test' else []
+    more = narrow_options(digits) if tool == 'test' else [next((digits / 'val2017').iterdir())]
+    assert message in fail(tool, *config, tmp_path / name, *more, monkeypatch=monkeypatch)
+
+
+def test_file_of_another_config(exported, digits, monkeypatch):
+    config = 'configs/imagenet/vanillanet-5_8xb128_in1k.py'
+    path = exported[0] / f'{STEM}.onnx'
+    place = ['--cfg-options', f'test_dataloader.dataset.data_root={digits}']
+    more = ['test_dataloader.dataset.split=val2017']
+    message = fail('test', config, path, *place, *more, monkeypatch=monkeypatch)
+    assert 'gives dets, labels, so it is not of this config' in message
