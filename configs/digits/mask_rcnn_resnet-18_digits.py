@@ -13,4 +13,8 @@ model = dict(
     ),
     neck=dict(in_channels=[24, 48, 96, 192]),
 )
+optim_wrapper = dict(
+    constructor='DefaultOptimWrapperConstructor',
+    paramwise_cfg=dict(norm_decay_mult=0, bias_decay_mult=0),
+)
 custom_hooks = None

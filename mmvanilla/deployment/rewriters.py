@@ -86,7 +86,8 @@ def choose_boxes(
     boxes = self.bbox_coder.decode(
         rois[..., 1:], bbox_preds, max_shape=batch_img_metas[0]['img_shape']
     )
-    scores = cls_scores.softmax(-1)[..., : self.num_classes]  # (N, n, classes)
+    activation = self.loss_cls.get_activation if self.custom_cls_channels else _softmax
+    scores = activation(cls_scores)[..., : self.num_classes]  # (N, n, classes)
     if not self.reg_class_agnostic:
         own = torch.eye(self.num_classes, dtype=torch.bool)
         scores = torch.where(own, scores[..., None], NONE).flatten(1, 2)  # (N, n classes, classes)
@@ -99,6 +100,10 @@ def choose_boxes(
         score_threshold=rcnn_test_cfg.score_thr,
         keep_top_k=rcnn_test_cfg.max_per_img,
     )
+
+
+def _softmax(x: Tensor) -> Tensor:
+    return x.softmax(-1)
 
 
 @rewrites('torch.nn.functional.adaptive_avg_pool2d', 'onnxruntime')

@@ -8,7 +8,6 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from helpers.config_options import read_config
 from helpers.narrow_detector import CONFIG, narrow_options
 from helpers.pairs import zip_equal
@@ -21,7 +20,7 @@ for package in ('mmdeploy', 'onnxruntime', 'openvino', 'nncf'):
 
 from mmvanilla.checkpoint import load_checkpoint  # noqa: E402
 from mmvanilla.cli.exports import Exports  # noqa: E402
-from mmvanilla.deployment import exporting, rewriters  # noqa: E402
+from mmvanilla.deployment import exporting  # noqa: E402
 from mmvanilla.deployment.exported_network import read_description  # noqa: E402
 from mmvanilla.deployment.fused_checkpoint import inference_config  # noqa: E402
 from mmvanilla.errors import UsageError  # noqa: E402
@@ -129,16 +128,6 @@ def test_a_file_that_gives_something_else_is_not_kept(changes, message, fused, t
     with pytest.raises(UsageError, match=message):
         exports.write(tmp_path / 'network')
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize('size', [1, 2, 3, (3, 5)])
-@pytest.mark.parametrize('shape', [(2, 3, 8, 8), (1, 2, 7, 13)])
-def test_pooling(size, shape):
-    x = torch.randn(shape)
-    torch.testing.assert_close(
-        rewriters.average_windows(x, size), F.adaptive_avg_pool2d(x, size), rtol=1e-5, atol=1e-6
-    )
-    assert torch.equal(rewriters.largest_of_windows(x, size), F.adaptive_max_pool2d(x, size))
 
 
 @pytest.mark.parametrize(

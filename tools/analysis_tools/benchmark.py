@@ -2,7 +2,7 @@
 
 The forms take turns; times are medians. Peak memory is that of a separate process, including the
 weights, without memory that malloc would keep for later. The error is the largest difference from
-the first form's outputs, relative to the largest of them.
+the first form's outputs, relative to the largest of them. For int8, random images set the ranges.
 """
 
 import argparse
@@ -10,10 +10,14 @@ import copy
 import csv
 import ctypes
 import gc
+import io
 import re
+import warnings
+from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Tuple
+from tempfile import TemporaryDirectory
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 import mmpretrain
 import torch
@@ -34,10 +38,12 @@ from mmvanilla.checkpoint import replace_when_whole
 from mmvanilla.cli.options import add_device, log_errors_only, one_sentence_errors
 from mmvanilla.cli.tables import print_table
 from mmvanilla.cli.timing import describe_machine, time_by_turns
-from mmvanilla.compatibility import meta_device
+from mmvanilla.compatibility import meta_device, onnx_by_tracing
+from mmvanilla.deployment.exporting import need
 from mmvanilla.errors import UsageError
 
 M_MMAP_THRESHOLD = -3  # of malloc.h
+SHAPE = (224, 224)  # of the images that networks are exported and quantized with
 OURS = re.compile(r'vanillanet-(.+)_in1k')
 
 
@@ -88,6 +94,59 @@ def make_plain(model: nn.Module) -> PlainVanillaNet:
     return plain
 
 
+class Exported(nn.Module):
+    """A fused network in another runtime, on the CPU.
+
+    Args:
+        model: The network.
+        device: 'cpu'.
+        precision: OpenVINO's: 'float32', 'bfloat16' or 'int8'; None for onnxruntime.
+    """
+
+    def __init__(self, model: nn.Module, device: str, precision: Optional[str] = None) -> None:
+        super().__init__()
+        fused = switch_to_deploy(model)
+        images = torch.rand(1, 3, *SHAPE)
+        axes = {'images': {0: 'batch', 2: 'height', 3: 'width'}}
+        threads = torch.get_num_threads()
+        with TemporaryDirectory() as folder:
+            path = f'{folder}/network.onnx'
+            with onnx_by_tracing(), torch.no_grad(), warnings.catch_warnings():
+                warnings.simplefilter('ignore')  # torch advertises its other exporter
+                torch.onnx.export(
+                    fused, images, path, input_names=['images'], dynamic_axes=axes, opset_version=17
+                )
+            if precision is None:
+                import onnxruntime
+
+                options = onnxruntime.SessionOptions()
+                options.intra_op_num_threads = threads
+                session = onnxruntime.InferenceSession(
+                    path, options, providers=['CPUExecutionProvider']
+                )
+                self.run = lambda x: session.run(None, {'images': x.numpy()})[0]
+                return
+            import openvino
+
+            network = openvino.convert_model(path)
+        if precision == 'int8':
+            import nncf
+
+            nncf.set_log_level('ERROR')
+            data = nncf.Dataset([torch.rand(1, 3, *SHAPE).numpy() for _ in range(8)])
+            with redirect_stdout(io.StringIO()):  # it shows its progress
+                network = nncf.quantize(network, data, subset_size=8)
+        hints = {
+            'INFERENCE_PRECISION_HINT': 'bf16' if precision == 'bfloat16' else 'f32',
+            'INFERENCE_NUM_THREADS': threads,
+        }
+        compiled = openvino.compile_model(network, 'CPU', hints)
+        self.run = lambda x: compiled(x.numpy())[0]
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.from_numpy(self.run(images))
+
+
 # Form -> what makes it from a model in deep form, on a device.
 FORMS: Dict[str, Callable[[nn.Module, str], nn.Module]] = {
     'plain': lambda model, device: make_plain(model).to(device),
@@ -97,6 +156,10 @@ FORMS: Dict[str, Callable[[nn.Module, str], nn.Module]] = {
     'deploy': lambda model, device: switch_to_deploy(model).to(device),
     'optimized': lambda model, device: optimize_for_inference(model, device),
     'optimized-bf16': partial(optimize_for_inference, dtype=torch.bfloat16),
+    'onnxruntime': Exported,
+    'openvino': partial(Exported, precision='float32'),
+    'openvino-bf16': partial(Exported, precision='bfloat16'),
+    'openvino-int8': partial(Exported, precision='int8'),
 }
 DEFAULT_FORMS = {
     'training': ['plain', 'deep', 'merged'],
@@ -106,7 +169,14 @@ HEAD = (
     *('model', 'form', 'task', 'batch size', 'ms', 'images/s', 'times faster', 'peak MiB'),
     *('of the memory', 'error'),
 )
-NOT_FOR_TRAINING = ('plain-deploy', 'deploy', 'optimized', 'optimized-bf16')
+# The packages of other runtimes, on CPUs alone.
+PACKAGES = {
+    'onnxruntime': ('onnx', 'onnxruntime'),
+    'openvino': ('onnx', 'openvino'),
+    'openvino-bf16': ('onnx', 'openvino'),
+    'openvino-int8': ('onnx', 'openvino', 'nncf'),
+}
+NOT_FOR_TRAINING = ('plain-deploy', 'deploy', 'optimized', 'optimized-bf16', *PACKAGES)
 OURS_ALONE = ('plain', 'plain-deploy', 'merged')
 
 
@@ -199,6 +269,10 @@ def check(args: argparse.Namespace) -> None:
     for form in args.forms:
         if args.task == 'training' and form in NOT_FOR_TRAINING:
             raise UsageError(f'form {form} cannot be trained: leave it out.')
+        if form in PACKAGES:
+            need(f'form {form}', *PACKAGES[form])
+            if args.device != 'cpu':
+                raise UsageError(f'form {form} runs on the CPU here: add --device cpu.')
         if form in OURS_ALONE and others:
             raise UsageError(f'{others[0]} has no form {form}: choose deep, deploy or optimized.')
 
