@@ -100,8 +100,8 @@ if __name__ == '__main__':
         extras_require={
             'segmentation': ['mmsegmentation>=1.0,<2', 'ftfy', 'regex'],
             'onedl-segmentation': ['onedl-mmsegmentation>=1.3,<2'],
-            # What tools/deploy.py exports to. mmdeploy is not named here, since its own dependencies
-            # would bring back an old protobuf: pip install --no-deps mmdeploy.
+            # What tools/deploy.py exports to. Not mmdeploy, whose dependencies would bring back an
+            # old protobuf: pip install --no-deps mmdeploy.
             'deploy': ['onnx', 'onnxruntime', 'aenum', 'multiprocess'],
             'openvino': ['openvino>=2024.4', 'nncf>=2.13'],
         },

@@ -56,6 +56,11 @@ def add_to_torch_load(stand_ins: Dict[str, Any]) -> None:
         torch.serialization.add_safe_globals([(each, name) for name, each in stand_ins.items()])
 
 
+THREADS_SHARE_SETTINGS = _torch_before('2.13')  # of the compiler
+# Hooks see keyword arguments only since torch 2.0.
+HOOK_WITH_KWARGS = {} if _torch_before('2.0') else {'with_kwargs': True}
+
+
 def onnx_by_tracing() -> ContextManager:
     """A context in which ``torch.onnx.export`` traces, which it does not by itself since 2.9."""
     if _torch_before('2.5'):

@@ -2,18 +2,20 @@
 
 import copy
 import re
-from functools import lru_cache
+from contextlib import contextmanager, nullcontext
+from functools import lru_cache, partial
 from itertools import count
 from pathlib import Path
+from threading import Lock
 from types import FunctionType
-from typing import Any, Callable, List, Optional, Union
+from typing import Any, Callable, Iterator, List, Optional, Union
 
 import torch
 from mmengine.logging import print_log
 from mmengine.utils import apply_to
 from torch import Tensor, nn
 
-from ..compatibility import require_compiler
+from ..compatibility import HOOK_WITH_KWARGS, THREADS_SHARE_SETTINGS, require_compiler
 from ..errors import UsageError
 from ..models.folding.network import switch_to_deploy
 
@@ -22,8 +24,10 @@ PARTS = ('backbone', 'neck', 'bbox_head', 'head')
 # On a CPU, weights are constants, packed once for the kernels that use them; on a GPU, all kernels
 # of a pass are launched as one graph.
 COMPILE_OPTIONS = {'cpu': {'freezing': True}, 'cuda': {'triton.cudagraphs': True}}
-CHECKED_SIZE = (224, 224)  # of the image that 'auto' computes in both precisions
+# What 'auto' compares: an image of this size, and the largest difference, of the largest output.
+CHECKED_SIZE, TOLERANCE = (224, 224), 0.05
 _numbers = count()
+_lock, _inside, _before = Lock(), [], []  # threads inside, and the setting before them
 
 
 def optimize_for_inference(
@@ -57,7 +61,9 @@ def optimize_for_inference(
     model = model.to(memory_format=torch.channels_last)
     parts = {name: part for name in PARTS if (part := getattr(model, name, None)) is not None}
     if dtype == 'auto':
-        is_near = has_bfloat16(kind) and _error_of_bfloat16(list(parts.values()) or [model]) < 0.05
+        is_near = (
+            has_bfloat16(kind) and _error_of_bfloat16(list(parts.values()) or [model]) < TOLERANCE
+        )
         dtype = torch.bfloat16 if is_near else torch.float32
     if compile is None:
         compile = compiler_works(kind)
@@ -117,13 +123,22 @@ def _refuse_weights(*args: Any) -> None:
 
 def _run_in(module: nn.Module, dtype: torch.dtype) -> None:
     """Makes a module compute in another precision; its inputs and outputs stay float32."""
-
-    def cast(values: Any, to: torch.dtype) -> Any:
-        return _map_tensors(lambda x: x.to(to) if x.is_floating_point() else x, values)
-
     module.to(dtype)
-    module.register_forward_pre_hook(lambda _, inputs: cast(inputs, dtype))
-    module.register_forward_hook(lambda _, inputs, outputs: cast(outputs, torch.float32))
+    module.register_forward_pre_hook(partial(_cast_inputs, dtype), **HOOK_WITH_KWARGS)
+    module.register_forward_hook(_cast_outputs)
+
+
+def _cast_inputs(dtype: torch.dtype, _: nn.Module, args: tuple, kwargs: Any = None) -> Any:
+    args = _cast(args, dtype)
+    return args if kwargs is None else (args, _cast(kwargs, dtype))
+
+
+def _cast_outputs(_: nn.Module, __: tuple, outputs: Any) -> Any:
+    return _cast(outputs, torch.float32)
+
+
+def _cast(values: Any, dtype: torch.dtype) -> Any:
+    return _map_tensors(lambda x: x.to(dtype) if x.is_floating_point() else x, values)
 
 
 def _compile(module: nn.Module, device: str) -> None:
@@ -134,17 +149,38 @@ def _compile(module: nn.Module, device: str) -> None:
     """
     require_compiler()
     compiled = torch.compile(_caller(module), options=COMPILE_OPTIONS[device])
-    from torch._inductor import config  # slow to import
-
     freezing = COMPILE_OPTIONS[device].get('freezing', False)
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        with torch.no_grad(), config.patch(freezing=freezing):
+        with torch.no_grad(), _constant_weights() if freezing else nullcontext():
             outputs = compiled(*args, **kwargs)
         # On a GPU, a graph writes to the same memory every time.
         return _map_tensors(torch.clone, outputs) if device == 'cuda' else outputs
 
     module._compiled_call_impl = call  # copies and pickles leave it out
+
+
+@contextmanager
+def _constant_weights() -> Iterator[None]:
+    """Sets torch's ``freezing`` while a thread is inside, or another if they share the setting."""
+    from torch._inductor import config  # slow to import
+
+    if not THREADS_SHARE_SETTINGS:
+        with config.patch(freezing=True):
+            yield
+        return
+    with _lock:
+        if not _inside:
+            _before.append(config.freezing)
+        config.freezing = True
+        _inside.append(None)
+    try:
+        yield
+    finally:
+        with _lock:
+            _inside.pop()
+            if not _inside:
+                config.freezing = _before.pop()
 
 
 def _caller(module: nn.Module) -> Callable[..., Any]:

@@ -1,6 +1,9 @@
 """optimize_for_inference keeps the outputs of a backbone and a detector, compiled or not."""
 
 import copy
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import pytest
 import torch
@@ -118,3 +121,45 @@ def test_below_one_is_refused(backbone):
     set_deep_training_lambda(backbone, 0.5)
     with pytest.raises(UsageError, match='λ = 0.5'):
         optimize_for_inference(backbone)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ('can', 'tolerance', 'expected'),
+    [(True, 0.05, torch.bfloat16), (False, 0.05, torch.float32), (True, 1e-4, torch.float32)],
+)
+def test_auto(can, tolerance, expected, backbone, monkeypatch):
+    """bfloat16 where the processor has it, unless it changes the outputs too much."""
+    monkeypatch.setattr(optimized_inference, 'has_bfloat16', lambda device: can)
+    monkeypatch.setattr(optimized_inference, 'TOLERANCE', tolerance)
+    optimized = optimize_for_inference(backbone, dtype='auto', compile=False)
+    assert next(optimized.parameters()).dtype == expected
+
+
+@needs_torch('2.0', 'keyword arguments in hooks')
+@torch.no_grad()
+def test_bfloat16_pickles_and_takes_keyword_arguments(backbone):
+    optimized = optimize_for_inference(backbone, dtype=torch.bfloat16, compile=False)
+    expected = optimized(X)
+    for model in (optimized, pickle.loads(pickle.dumps(optimized))):
+        for got, one in zip_equal(model(x=X), expected):
+            assert got.dtype == torch.float32
+            torch.testing.assert_close(got, one, rtol=0, atol=0)
+
+
+@needs_torch('2.1', 'torch.compile in place')
+def test_threads_do_not_disturb_the_setting():
+    from torch._inductor import config
+
+    barrier = Barrier(4)
+
+    def enter(_):
+        for _ in range(50):
+            barrier.wait()
+            with optimized_inference._constant_weights():
+                assert config.freezing
+
+    before = config.freezing
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(enter, range(4)))
+    assert config.freezing == before
