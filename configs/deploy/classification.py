@@ -11,5 +11,9 @@ onnx_config = dict(
     optimize=False,
     dynamic_axes=dict(input={0: 'batch', 2: 'height', 3: 'width'}, output={0: 'batch'}),
 )
-codebase_config = dict(type='mmpretrain', task='Classification')
+codebase_config = dict(
+    type='mmpretrain',
+    task='Classification',
+    module=['mmvanilla.deployment.rewriters', 'mmvanilla.deployment.sdk'],
+)
 backend_config = dict(type='onnxruntime')

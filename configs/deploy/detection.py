@@ -11,9 +11,11 @@ onnx_config = dict(
     ),
 )
 codebase_config = dict(
+    _delete_=True,
     type='mmdet',
     task='ObjectDetection',
     model_type='end2end',
+    module=['mmvanilla.deployment.rewriters'],
     # What the detector's own test_cfg says comes first; otherwise no box is left out.
     post_processing=dict(
         score_threshold=0.05,

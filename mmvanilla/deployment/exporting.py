@@ -49,8 +49,6 @@ def deploy_settings(cfg: Config, with_masks: bool) -> Config:
         )
     if not MMLogger.check_instance_created('mmdeploy'):
         MMLogger.get_instance('mmdeploy', log_level='ERROR')
-    from . import rewriters  # noqa: F401
-
     name = 'instance_segmentation' if with_masks else SETTINGS[scope]
     return Config.fromfile(find_root() / f'configs/deploy/{name}.py')
 
