@@ -14,10 +14,21 @@ define run_tests
 		code=$$?; [ $$code -gt 1 ] || mv $(1)/running.xml $(1)/tests.xml; exit $$code
 endef
 
-.PHONY: env demo demo-masks demo-segmentation demo-classification demo-merging evidence table1 table2 table3 table4 table5 figure1 figure2 figure3 test test-openmmlab test-slow test-zoo test-faults test-exchange tested lint clean
+.PHONY: env int8 demo demo-masks demo-segmentation demo-classification demo-merging evidence table1 table2 table3 table4 table5 figure1 figure2 figure3 test test-openmmlab test-slow test-zoo test-faults test-exchange tested lint clean
 
 env:
 	@bash tools/setup_env.sh
+
+# What 8 bits cost trained networks, beside ResNet-18 (docs/deployment.md); trains them first.
+INT8 := vanillanet-6_digits resnet-18_digits retinanet_vanillanet-6_digits retinanet_resnet-18_digits \
+	faster_rcnn_vanillanet-6_digits mask_rcnn_vanillanet-6_digits mask_rcnn_resnet-18_digits \
+	upernet_vanillanet-6_digits
+int8: $(INT8:%=work_dirs/int8/%/trained)
+	@$(PY) tools/analysis_tools/quantization_cost.py $(foreach each,$(INT8),configs/digits/$(each).py $$(cat work_dirs/int8/$(each)/trained))
+
+work_dirs/int8/%/trained: | env $(DIGITS) $(DIGITS_FOLDERS)
+	@$(PY) tools/train.py configs/digits/$*.py --work-dir $(@D) --resume
+	@cat $(@D)/last_checkpoint >$@
 
 demo: env $(DIGITS)
 	@$(PY) $(DEMOS)/detection.py

@@ -221,18 +221,17 @@ class Exports:
     def _agreement(self, suffix: str, precision: str = 'float32', **kwargs: Any) -> str:
         """Compares a file with torch; returns how many results agree, or raises UsageError."""
         model = load_exported(self._at(suffix), self.cfg, **kwargs)
-        agree, number, kind = 0, 0, ''
-        for group, expected in zip(self._groups, self._expected):
+        expected, got = [], []
+        for group, predictions in zip(self._groups, self._expected):
             try:
-                got = predict(model, group)
+                got += predict(model, group)
             except Exception as error:  # runtimes raise many kinds of errors
                 shapes = ', '.join(str(tuple(sample['inputs'].shape)) for sample in group)
                 self._refuse(True, suffix, f'it does not take images of {shapes} ({reason(error)})')
-            same, compared, kind = compare(expected, got, TOLERANCES[precision])
-            agree, number = agree + same, number + compared
-        result = f'{agree} of {number} {kind} agree with torch'
-        self._refuse(agree < TOLERANCES[precision].share * number, suffix, result)
-        return f'{result}, on {len(self.samples)} images, in a batch and at another size'
+            expected += predictions
+        agreement = compare(expected, got, TOLERANCES[precision])
+        self._refuse(not agreement.is_enough, suffix, str(agreement))
+        return f'{agreement}, on {len(self.samples)} images, in a batch and at another size'
 
     def _refuse(self, fault: bool, suffix: str, why: str) -> None:
         if fault:

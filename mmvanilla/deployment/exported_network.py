@@ -88,12 +88,13 @@ def load_exported(
         model.wrapper.register_forward_pre_hook(
             lambda _, args: ({name: denormalize(x, metadata) for name, x in args[0].items()},)
         )
-    model.register_forward_hook(_clip_boxes)
+    if metadata['cuts_boxes']:
+        model.register_forward_hook(_cut_boxes)
     model.dataset_meta = dict(classes=tuple(metadata['classes']))
     return model
 
 
-def _clip_boxes(_: nn.Module, __: Any, samples: List[BaseDataElement]) -> None:
+def _cut_boxes(_: nn.Module, __: Any, samples: List[BaseDataElement]) -> None:
     """Cuts boxes at the image: mmdeploy cuts them where its padding ends."""
     for sample in samples:
         if 'pred_instances' in sample:

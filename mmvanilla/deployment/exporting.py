@@ -119,7 +119,7 @@ class Exporter:
         network, _ = self._to_export()
         if self.metadata['normalized_inside']:
             images = denormalize(images, self.metadata)
-        with torch.inference_mode():
+        with self._failing_in_one_sentence('torch.export'), torch.inference_mode():
             expected = tree_leaves(_Raw(network)(images))
             got = tree_leaves(torch.export.load(path).module()(images))
         return max(((a - b).abs().max() / b.abs().max()).item() for a, b in zip(got, expected))
@@ -186,6 +186,7 @@ def describe(cfg: Config, network: nn.Module, classes: Sequence[str], inside: bo
     """
     preprocessor = network.data_preprocessor
     normalizes = getattr(preprocessor, '_enable_normalize', False)
+    coders = (getattr(module, 'bbox_coder', None) for module in network.modules())
     swaps = ('_channel_conversion', 'channel_conversion', 'to_rgb')
     return dict(
         classes=list(classes),
@@ -195,6 +196,7 @@ def describe(cfg: Config, network: nn.Module, classes: Sequence[str], inside: bo
         std=preprocessor.std.flatten().tolist() if normalizes else [1.0],
         normalized_inside=inside,
         pad_size_divisor=getattr(preprocessor, 'pad_size_divisor', 1),
+        cuts_boxes=any(getattr(coder, 'clip_border', False) for coder in coders),
         config=cfg.pretty_text,
         mmvanilla_version=__version__,
     )

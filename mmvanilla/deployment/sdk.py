@@ -1,4 +1,4 @@
-"""What mmdeploy's SDK is told of our classifier's head, whose scores it handles like any other's."""
+"""What mmdeploy's SDK is told of our classifier's head, whose scores it handles like any other."""
 
 from typing import Any
 

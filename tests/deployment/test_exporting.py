@@ -8,8 +8,9 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 import torch
-from helpers.config_options import read_config
+from helpers.config_options import loader_options, read_config
 from helpers.narrow_detector import CONFIG, narrow_options
+from helpers.networks import randomize
 from helpers.pairs import zip_equal
 from helpers.programs import ROOT, fail, run_python
 from mmengine.fileio import load
@@ -20,6 +21,7 @@ for package in ('mmdeploy', 'onnxruntime', 'openvino', 'nncf'):
 
 from mmvanilla.checkpoint import load_checkpoint  # noqa: E402
 from mmvanilla.cli.exports import Exports  # noqa: E402
+from mmvanilla.cli.measuring import METRICS  # noqa: E402
 from mmvanilla.deployment import exporting  # noqa: E402
 from mmvanilla.deployment.exported_network import read_description  # noqa: E402
 from mmvanilla.deployment.fused_checkpoint import inference_config  # noqa: E402
@@ -56,7 +58,7 @@ def test_what_a_file_says_of_itself(suffix, exported):
     assert about['mean'] == pytest.approx([123.675, 116.28, 103.53])
     assert about['std'] == pytest.approx([58.395, 57.12, 57.375])
     assert about['channel_order'] == 'RGB' and about['normalized_inside']
-    assert about['pad_size_divisor'] == 32
+    assert about['pad_size_divisor'] == 32 and about['cuts_boxes']
     assert [step['type'] for step in about['pipeline']][:2] == ['LoadImageFromFile', 'Resize']
     assert 'VanillaNet' in about['config']
 
@@ -201,3 +203,55 @@ def test_file_of_another_config(exported, digits, monkeypatch):
     more = ['test_dataloader.dataset.split=val2017']
     message = fail('test', config, path, *place, *more, monkeypatch=monkeypatch)
     assert 'gives dets, labels, so it is not of this config' in message
+
+
+@torch.no_grad()
+def spread_scores(network):
+    """Makes scores so different that rounding changes no choice among boxes."""
+    gains = {'rpn_cls': 1.0, 'rpn_reg': 0.1, 'fc_cls': 1.0, 'fc_reg': 0.2}
+    for name, module in network.named_modules():
+        gain = gains.get(name.split('.')[-1])
+        if gain:
+            module.weight.normal_(0, gain * module.weight[0].numel() ** -0.5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['faster_rcnn', 'mask_rcnn', 'upernet'])
+def test_other_networks(name, digits, run_tool, tmp_path):
+    """Masks, two stages, pooling to fixed sizes: the files score what the checkpoint does."""
+    config = f'configs/digits/{name}_vanillanet-6_digits.py'
+    options = loader_options(f'dataset.data_root={digits}/')
+    if name != 'upernet':
+        options += [f'test_evaluator.ann_file={digits}/annotations/instances_val2017.json']
+    cfg = read_config(ROOT / config, options)
+    init_default_scope(cfg.default_scope)
+    network = MODELS.build(copy.deepcopy(cfg.model))
+    network.init_weights()
+    spread_scores(network)
+    torch.save(network.state_dict(), tmp_path / 'a.pth')
+    formats = ['--onnx', '--openvino', '--torchscript', '--cfg-options', *options]
+    run_tool(TOOL, config, tmp_path / 'a.pth', tmp_path / 'out', *formats)
+    found = []
+    for suffix in ('.pth', '.onnx', '.xml'):
+        (path,) = (tmp_path / 'out').glob(f'*{suffix}')
+        run_tool(
+            'tools/test.py',
+            *(config, path, '--work-dir', tmp_path / suffix, '--cfg-options', *options),
+        )
+        (result,) = (tmp_path / suffix).glob('*/*.json')
+        metrics = load(result)
+        found.append([v for k, v in metrics.items() if k.split('/')[-1] in METRICS])
+    assert found[0] and found[1:] == [pytest.approx(found[0], abs=0.002)] * 2
+
+
+@pytest.mark.slow
+def test_classifier(run_tool, tmp_path):
+    run_python('tools/dataset_converters/digits_to_folders.py', tmp_path / 'data')
+    config = 'configs/digits/vanillanet-6_digits.py'
+    cfg = read_config(ROOT / config, [])
+    init_default_scope('mmpretrain')
+    network = randomize(MODELS.build(dict(cfg.model, data_preprocessor=cfg.data_preprocessor)))
+    torch.save(network.state_dict(), tmp_path / 'a.pth')
+    place = ['--cfg-options', f'test_dataloader.dataset.data_root={tmp_path}/data']
+    run_tool(TOOL, config, tmp_path / 'a.pth', tmp_path / 'out', *ALL, *INT8, *place)
+    assert len(list((tmp_path / 'out').iterdir())) == 9

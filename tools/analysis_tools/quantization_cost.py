@@ -1,4 +1,4 @@
-"""What 8 bits cost trained networks: their metrics in training form, fused, and in OpenVINO.
+"""What trained networks score in each form and runtime, and what 8 bits cost them.
 
 Spread is how uneven the ranges of fused weights are: the largest range of a layer's output channels
 through the median one, in the median layer and in the worst. One range per tensor wastes the bits
@@ -26,8 +26,9 @@ from mmvanilla.errors import UsageError
 from mmvanilla.models.loading.weights import load_weights, read_state_dict
 
 HEAD = (
-    *('network', 'metric', 'torch, training form', 'torch, fused', 'OpenVINO float32', 'bfloat16'),
-    *('int8', 'int8, one range per tensor', 'spread: median', 'largest'),
+    *('network', 'metric', 'torch, training form', 'torch, fused', 'onnxruntime'),
+    *('OpenVINO float32', 'bfloat16', 'int8', 'int8, one range per tensor'),
+    *('spread: median', 'largest'),
 )
 
 
@@ -69,11 +70,13 @@ def measure(config: str, checkpoint: str, calibration_images: int) -> Iterator[L
     forms: List[Dict[str, float]] = [data.measure(network), data.measure(fused)]
     with TemporaryDirectory() as folder:
         metadata = describe(cfg, fused, data.dataset.metainfo.get('classes', ()), inside=False)
-        Exporter(fused, cfg, data.samples(1)[0], metadata).onnx(Path(folder, 'network.onnx'))
+        onnx = Path(folder, 'network.onnx')
+        Exporter(fused, cfg, data.samples(1)[0], metadata).onnx(onnx)
+        forms.append(data.measure(load_exported(onnx, cfg)))
         for precision in ('float32', 'bfloat16'):
             path = Path(folder, f'{precision}.xml')
             metadata['precision'] = precision
-            write_openvino(to_openvino(Path(folder, 'network.onnx'), metadata), path)
+            write_openvino(to_openvino(onnx, metadata), path)
             forms.append(data.measure(load_exported(path, cfg)))
         for per_channel in (True, False):
             model = load_exported(Path(folder, 'float32.xml'), cfg)
