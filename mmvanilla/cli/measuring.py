@@ -10,7 +10,7 @@ from mmengine.config import Config
 from torch import nn
 
 from ..errors import UsageError
-from .running import build_runner
+from .running import build_runner, load_without_workers
 
 # The metrics that count, by the ends of their names, and what a perfect one is.
 METRICS = dict(bbox_mAP=1, segm_mAP=1, mAP=1, top1=100, mIoU=100)
@@ -23,6 +23,7 @@ class TestData:
 
     def __init__(self, cfg: Config) -> None:
         cfg = copy.deepcopy(cfg)
+        load_without_workers(cfg)
         with TemporaryDirectory() as folder:
             cfg.update(work_dir=folder, log_level='ERROR', visualizer=None, custom_hooks=[])
             self.runner = build_runner(cfg)

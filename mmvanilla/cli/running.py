@@ -106,6 +106,15 @@ def build_model(cfg: Config) -> nn.Module:
     return MODELS.build(cfg.model)
 
 
+def load_without_workers(cfg: Config) -> None:
+    """Makes the test data load in this process, as networks of OpenVINO need it.
+
+    When the garbage collector frees such a network, it lets other threads run, such as those of a
+    data loader with workers, and the process crashes.
+    """
+    cfg.test_dataloader.update(num_workers=0, persistent_workers=False)
+
+
 def image_channels(model: nn.Module) -> int:
     """The channels of the images that a model takes: those of its first convolution."""
     convs = (module for module in model.modules() if isinstance(module, nn.Conv2d))
@@ -152,6 +161,7 @@ def evaluate(
         if deploy or tta:
             raise UsageError(f'{checkpoint} is evaluated as it is: leave out --deploy and --tta.')
         cfg.custom_hooks = []  # of the training
+        load_without_workers(cfg)
         exported = load_exported(checkpoint, cfg)
         runner = build_runner(cfg)
         runner.model = exported

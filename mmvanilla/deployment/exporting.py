@@ -36,6 +36,13 @@ def need(option: str, *packages: str) -> None:
             raise UsageError(f'{option} needs {package}: pip install {how}.')
 
 
+def quiet_mmdeploy() -> None:
+    """Leaves only errors of mmdeploy's messages, which are about its other runtimes."""
+    if not MMLogger.check_instance_created('mmdeploy'):
+        MMLogger.get_instance('mmdeploy', log_level='ERROR')
+        MMLogger._instance_dict.move_to_end('mmdeploy', last=False)  # else it became the current
+
+
 def deploy_settings(cfg: Config, with_masks: bool) -> Config:
     """mmdeploy's settings for a config's network, which is imported with what we give it.
 
@@ -47,8 +54,7 @@ def deploy_settings(cfg: Config, with_masks: bool) -> Config:
         raise UsageError(
             f'exporting takes networks of {", ".join(SETTINGS)}, but this config is for {scope}.'
         )
-    if not MMLogger.check_instance_created('mmdeploy'):
-        MMLogger.get_instance('mmdeploy', log_level='ERROR')
+    quiet_mmdeploy()
     name = 'instance_segmentation' if with_masks else SETTINGS[scope]
     return Config.fromfile(find_root() / f'configs/deploy/{name}.py')
 

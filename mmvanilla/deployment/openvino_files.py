@@ -6,9 +6,13 @@ from typing import Any, Dict, Sequence
 
 import openvino
 import torch
-from mmdeploy.backend.base import BACKEND_MANAGERS, BaseWrapper
-from mmdeploy.backend.openvino import OpenVINOManager  # before ours, which replaces it
 from torch import Tensor
+
+from .exporting import quiet_mmdeploy
+
+quiet_mmdeploy()  # before its import
+from mmdeploy.backend.base import BACKEND_MANAGERS, BaseWrapper  # noqa: E402
+from mmdeploy.backend.openvino import OpenVINOManager  # noqa: E402, before ours replaces it
 
 # OpenVINO itself takes the fastest precision of the processor, unless it is told another.
 PRECISIONS = dict(bfloat16='bf16')  # else float32

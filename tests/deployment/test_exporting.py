@@ -3,8 +3,10 @@
 import argparse
 import copy
 import json
+import re
 from importlib.util import find_spec
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -22,7 +24,7 @@ for package in ('mmdeploy', 'onnxruntime', 'openvino', 'nncf'):
 from mmvanilla.checkpoint import load_checkpoint  # noqa: E402
 from mmvanilla.cli.exports import Exports  # noqa: E402
 from mmvanilla.cli.measuring import METRICS  # noqa: E402
-from mmvanilla.deployment import exporting  # noqa: E402
+from mmvanilla.deployment import agreement, exporting  # noqa: E402
 from mmvanilla.deployment.exported_network import read_description  # noqa: E402
 from mmvanilla.deployment.fused_checkpoint import inference_config  # noqa: E402
 from mmvanilla.errors import UsageError  # noqa: E402
@@ -130,6 +132,31 @@ def test_a_file_that_gives_something_else_is_not_kept(changes, message, fused, t
     with pytest.raises(UsageError, match=message):
         exports.write(tmp_path / 'network')
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_program_of_the_docs(fused, digits, tmp_path):
+    """It needs neither torch nor a config, and prints what torch finds."""
+    page = (ROOT / 'docs/deployment.md').read_text()
+    (program,) = re.findall(r'```python\n(import json.*?)```', page, re.S)
+    assert set(re.findall(r'^import (\w+)', program, re.M)) == {
+        *('json', 'sys', 'numpy', 'onnxruntime')
+    }
+    network, cfg = copy.deepcopy(fused)
+    network.bbox_head.retina_cls.bias.data += torch.arange(90) % 10 / 2
+    exports = Exports(network, cfg, options(onnx=True))
+    exports.write(tmp_path / 'network')
+    sample = exports.samples[1]
+    photo = cv2.imread(sample['data_samples'].img_path)
+    np.save(tmp_path / 'photo.npy', photo[..., ::-1])
+    printed = run_python('-c', program, tmp_path / 'network.onnx', tmp_path / 'photo.npy')
+    (found,) = agreement.predict(network, [sample])
+    found = found.pred_instances[found.pred_instances.scores > 0.3]
+    lines = printed.splitlines()
+    assert len(lines) == len(found) > 5
+    for line, score in zip_equal(lines, found.scores):
+        name, printed_score, *corners = line.split()
+        assert float(printed_score) == pytest.approx(score.item(), abs=0.011)
+        assert name in cfg.test_dataloader.dataset.metainfo.classes and len(corners) == 4
 
 
 @pytest.mark.parametrize(
