@@ -36,7 +36,7 @@ FORMATS = dict(
     onnx=('mmdeploy', 'onnx', 'onnxruntime'),
     openvino=('mmdeploy', 'onnx', 'openvino'),
     int8=('mmdeploy', 'onnx', 'openvino', 'nncf'),
-    torchscript=('mmdeploy',),
+    torchscript=('mmdeploy', 'onnx'),
     torch_export=(),
 )
 
@@ -139,6 +139,8 @@ class Exports:
         with redirect_stdout(io.StringIO()):  # pycocotools reports its steps
             self.data = TestData(cfg)
             self.samples = self.data.samples(NUM_IMAGES)
+        if not self.samples:
+            raise UsageError('test_dataloader has no images to compare exported files on.')
         classes = self.data.dataset.metainfo.get('classes') or ()
         self.metadata = describe(cfg, network, classes, args.normalize)
         self.exporter = Exporter(network, cfg, self.samples[0], self.metadata, args.opset)

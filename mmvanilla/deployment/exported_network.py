@@ -50,7 +50,14 @@ def read_description(path: Union[str, Path]) -> Tuple[dict, List[str]]:
         raise UsageError(
             f'{path} cannot be read ({reason(error)}): export the network again.'
         ) from error
-    if 'config' not in metadata:
+    if not metadata.keys() >= {
+        'config',
+        'classes',
+        'mean',
+        'std',
+        'normalized_inside',
+        'cuts_boxes',
+    }:
         raise UsageError(f'{path} was not written by tools/deploy.py, so it lacks its settings.')
     return metadata, names
 
