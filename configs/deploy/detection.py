@@ -21,9 +21,9 @@ codebase_config = dict(
         score_threshold=0.05,
         confidence_threshold=0.005,  # of YOLOv3
         iou_threshold=0.5,
-        max_output_boxes_per_class=1000,
+        max_output_boxes_per_class=10000,
         pre_top_k=-1,
-        keep_top_k=100,
+        keep_top_k=1000,
         background_label_id=-1,
     ),
 )

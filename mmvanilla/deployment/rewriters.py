@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.modules.utils import _pair
 
 NONE = -1.0  # a score below every threshold
+ALL = 10_000  # of a class; TorchScript counts the boxes of all images of a batch together
 
 
 def rewrites(path: str, *backends: str) -> Callable:
@@ -57,14 +58,15 @@ def choose_proposals(
     boxes = self.bbox_coder.decode(anchors, deltas, max_shape=batch_img_metas[0]['img_shape'])
     is_large = (boxes[..., 2:] - boxes[..., :2] > cfg.min_bbox_size).all(-1, keepdim=True)
     of_level = levels == torch.arange(len(sizes), dtype=levels.dtype)
-    return multiclass_nms(
+    proposals, levels = multiclass_nms(
         boxes,
         torch.where(of_level & is_large, scores, NONE),  # (N, n, levels)
-        max_output_boxes_per_class=cfg.max_per_img,
+        max_output_boxes_per_class=ALL,
         iou_threshold=cfg.nms.iou_threshold,
         score_threshold=0.0,
         keep_top_k=cfg.max_per_img,
     )
+    return proposals * (proposals[..., 4:] > 0), levels  # what fills up is empty
 
 
 @rewrites(
@@ -88,6 +90,8 @@ def choose_boxes(
     )
     activation = self.loss_cls.get_activation if self.custom_cls_channels else _softmax
     scores = activation(cls_scores)[..., : self.num_classes]  # (N, n, classes)
+    is_proposal = (rois[..., 3:5] > rois[..., 1:3]).all(-1, keepdim=True)
+    scores = torch.where(is_proposal, scores, NONE)
     if not self.reg_class_agnostic:
         own = torch.eye(self.num_classes, dtype=torch.bool)
         scores = torch.where(own, scores[..., None], NONE).flatten(1, 2)  # (N, n classes, classes)
@@ -95,7 +99,7 @@ def choose_boxes(
     return multiclass_nms(
         boxes,
         scores,
-        max_output_boxes_per_class=rcnn_test_cfg.max_per_img,
+        max_output_boxes_per_class=ALL,
         iou_threshold=rcnn_test_cfg.nms.iou_threshold,
         score_threshold=rcnn_test_cfg.score_thr,
         keep_top_k=rcnn_test_cfg.max_per_img,
