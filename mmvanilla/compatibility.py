@@ -74,12 +74,14 @@ def check_program_export() -> None:
         raise UsageError(f'torch {torch.__version__} cannot export programs; torch >= 2.6 can.')
 
 
-def export_program(network: nn.Module, images: Tensor) -> Any:
-    """``torch.export`` of a network, for any number of images of any size, (N, C, H, W)."""
-    sizes = {i: torch.export.Dim.DYNAMIC for i in (0, 2, 3)}
-    pair = torch.cat([images, images])  # a size of 1 would become a constant
+def export_program(network: nn.Module, images: Tensor, fixed_size: bool) -> Any:
+    """``torch.export`` of a network, for images (N, C, H, W) of any number and size, or of one."""
+    sizes = None
+    if not fixed_size:
+        sizes = ({i: torch.export.Dim.DYNAMIC for i in (0, 2, 3)},)
+        images = torch.cat([images, images])  # a size of 1 would become a constant
     with torch.no_grad():
-        return torch.export.export(network, (pair,), dynamic_shapes=(sizes,))
+        return torch.export.export(network, (images,), dynamic_shapes=sizes)
 
 
 class _SyncBatchNorm(nn.SyncBatchNorm):

@@ -58,9 +58,7 @@ def add_export_options(parser: argparse.ArgumentParser) -> None:
         action='store_true',
         help="the same in 8 bits, calibrated on test images, by the test evaluator's metric",
     )
-    group.add_argument(
-        '--torchscript', action='store_true', help='the same as TorchScript, for one image size'
-    )
+    group.add_argument('--torchscript', action='store_true', help='the same as TorchScript')
     group.add_argument(
         '--torch-export',
         action='store_true',
@@ -68,6 +66,11 @@ def add_export_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         '--normalize', action='store_true', help='the files normalize images themselves'
+    )
+    group.add_argument(
+        '--fixed-size',
+        action='store_true',
+        help='the files are for single images of the size of the first test image',
     )
     group.add_argument(
         '--opset', type=int, default=OPSET, help=f"version of ONNX's operators (default: {OPSET})"
@@ -138,12 +141,21 @@ class Exports:
         self.network, self.cfg, self.args = network, cfg, args
         with redirect_stdout(io.StringIO()):  # pycocotools reports its steps
             self.data = TestData(cfg)
-            self.samples = self.data.samples(NUM_IMAGES)
+            self.samples = self._take(NUM_IMAGES)
         if not self.samples:
             raise UsageError('test_dataloader has no images to compare exported files on.')
         classes = self.data.dataset.metainfo.get('classes') or ()
         self.metadata = describe(cfg, network, classes, args.normalize)
-        self.exporter = Exporter(network, cfg, self.samples[0], self.metadata, args.opset)
+        self.exporter = Exporter(
+            network, cfg, self.samples[0], self.metadata, args.opset, args.fixed_size
+        )
+
+    def _take(self, number: int) -> List[dict]:
+        """At most that many samples of the data, which the files can take."""
+        samples = self.data.samples(number)
+        if not self.args.fixed_size:
+            return samples
+        return [each for each in samples if each['inputs'].shape == samples[0]['inputs'].shape]
 
     def write(self, stem: Path) -> List[str]:
         """Makes every file that is asked for, and keeps them as ``stem`` with suffixes.
@@ -194,7 +206,7 @@ class Exports:
         write_openvino(to_openvino(self._onnx, self.metadata), path)
         network, before, after = quantize(
             load_exported(path, self.cfg),
-            self.data.samples(self.args.calibration_images),
+            self._take(self.args.calibration_images),
             self.data.measure,
             self.args.tolerance,
         )
@@ -218,34 +230,46 @@ class Exports:
         self.exporter.program(path)
         error = max(self.exporter.error_of_program(path, group) for group in self._groups)
         self._refuse(error > 1e-4, '.pt2', f'its maps differ by {error:.1e} of the largest')
-        return f'.pt2: maps within {error:.1e} of torch, in a batch and at another size'
+        return f'.pt2: maps within {error:.1e} of torch, on {self._sizes}'
 
     def _agreement(self, suffix: str, precision: str = 'float32', **kwargs: Any) -> str:
         """Compares a file with torch; returns how many results agree, or raises UsageError."""
-        model = load_exported(self._at(suffix), self.cfg, **kwargs)
         expected, got = [], []
+        try:
+            model = load_exported(self._at(suffix), self.cfg, **kwargs)
+        except Exception as error:
+            self._refuse(True, suffix, f'it does not run ({reason(error)})')
         for group, predictions in zip(self._groups, self._expected):
             try:
                 got += predict(model, group)
             except Exception as error:  # runtimes raise many kinds of errors
                 shapes = ', '.join(str(tuple(sample['inputs'].shape)) for sample in group)
-                self._refuse(True, suffix, f'it does not take images of {shapes} ({reason(error)})')
+                self._refuse(True, suffix, f'it does not take {shapes} ({reason(error)})')
             expected += predictions
         agreement = compare(expected, got, TOLERANCES[precision])
-        self._refuse(not agreement.is_enough, suffix, str(agreement))
-        return f'{agreement}, on {len(self.samples)} images, in a batch and at another size'
+        self._refuse(not agreement.is_enough, suffix, f'only {agreement}')
+        return f'{agreement}, on {self._sizes}'
 
     def _refuse(self, fault: bool, suffix: str, why: str) -> None:
         if fault:
+            other = '' if self.args.fixed_size else 'try --fixed-size, '
             raise UsageError(
-                f'the {suffix} file is not written, because it is not what torch computes: {why}; '
-                'leave this format out, and report the head to mmdeploy or to us.'
+                f'the {suffix} file is not written: {why}; {other}leave this format out, or choose '
+                'another head.'
             )
+
+    @property
+    def _sizes(self) -> str:
+        images = f'{len(self.samples)} images'
+        return images if self.args.fixed_size else f'{images}, in a batch and at another size'
 
     @cached_property
     def _groups(self) -> List[List[dict]]:
         """Batches to compare: one by one, two together, one of another size."""
-        return [*([each] for each in self.samples), self.samples[:2], [crop(self.samples[0])]]
+        single = [[each] for each in self.samples]
+        if self.args.fixed_size:
+            return single
+        return [*single, self.samples[:2], [crop(self.samples[0])]]
 
     @cached_property
     def _expected(self) -> List[List[BaseDataElement]]:

@@ -3,10 +3,12 @@
 import copy
 import json
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, List, Optional, Tuple, Union
+from typing import Any, Iterator, List, Optional, Tuple, Union
 
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from mmengine.structures import BaseDataElement
 from torch import nn
 
@@ -28,8 +30,9 @@ def read_description(path: Union[str, Path]) -> Tuple[dict, List[str]]:
         UsageError: if a package is missing, or if the file is absent, damaged or not one of ours.
     """
     need(f'running {path}', 'mmdeploy', BACKENDS[Path(path).suffix])
-    if not Path(path).is_file():
-        raise UsageError(f'{path} does not exist: check the path.')
+    for file in (Path(path), Path(path).with_suffix('.bin')):
+        if not file.is_file() and (file.suffix != '.bin' or Path(path).suffix == '.xml'):
+            raise UsageError(f'{file} does not exist: check the path.')
     try:
         if Path(path).suffix == '.onnx':
             import onnxruntime
@@ -88,7 +91,7 @@ def load_exported(
     cfg = copy.deepcopy(cfg)
     cfg.model.setdefault('data_preprocessor', cfg.get('data_preprocessor') or {})
     task = build_task_processor(cfg, settings, 'cpu')
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _no_warnings_in_logs():
         warnings.simplefilter('ignore')
         model = task.build_backend_model([str(path)], task.update_data_preprocessor)
     if metadata['normalized_inside']:
@@ -99,6 +102,18 @@ def load_exported(
         model.register_forward_hook(_cut_boxes)
     model.dataset_meta = dict(classes=tuple(metadata['classes']))
     return model
+
+
+@contextmanager
+def _no_warnings_in_logs() -> Iterator[None]:
+    """mmengine warns that mmdeploy has registries of its own."""
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel('ERROR')
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _cut_boxes(_: nn.Module, __: Any, samples: List[BaseDataElement]) -> None:

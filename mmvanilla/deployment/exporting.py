@@ -68,21 +68,31 @@ class Exporter:
         sample: Data of its test pipeline, for tracing.
         metadata: What the files are to say of themselves, as ``describe`` returns it.
         opset: The version of ONNX's operators.
+        fixed_size: Whether files are for single images of the sample's size.
     """
 
     def __init__(
-        self, network: nn.Module, cfg: Config, sample: dict, metadata: dict, opset: int = OPSET
+        self,
+        network: nn.Module,
+        cfg: Config,
+        sample: dict,
+        metadata: dict,
+        opset: int = OPSET,
+        fixed_size: bool = False,
     ) -> None:
         self.network, self.metadata = network, metadata
         self.settings = deploy_settings(cfg, getattr(network, 'with_mask', False))
         self.settings.onnx_config.opset_version = opset
+        self.fixed_size = fixed_size
+        if fixed_size:
+            self.settings.onnx_config.dynamic_axes = None
         self.inputs = self._preprocess([sample])
         from mmdeploy.apis.utils import build_task_processor
 
         build_task_processor(copy.deepcopy(cfg), self.settings, 'cpu')  # imports what it rewrites
 
     def onnx(self, path: Path) -> None:
-        """Writes an ONNX file for batches of images of any size."""
+        """Writes an ONNX file."""
         import onnx
         from mmdeploy.apis.onnx import export
         from mmdeploy.utils import get_dynamic_axes
@@ -103,7 +113,7 @@ class Exporter:
         onnx.save(network, path)
 
     def torchscript(self, path: Path) -> None:
-        """Writes a TorchScript file for images of the sample's size."""
+        """Writes a TorchScript file."""
         from mmdeploy.apis.torch_jit import trace
 
         program = self._trace(trace, backend='torchscript', check_trace=False)
@@ -113,7 +123,7 @@ class Exporter:
         """Writes a program of ``torch.export``, whose outputs are those of ``mode='tensor'``."""
         network, images = self._to_export()
         with self._failing_in_one_sentence('torch.export'):
-            program = export_program(_Raw(network), images)
+            program = export_program(_Raw(network), images, self.fixed_size)
         extra = {'mmvanilla.json': json.dumps(self.metadata)}
         torch.export.save(program, path, extra_files=extra)
 

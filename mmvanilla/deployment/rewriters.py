@@ -8,9 +8,10 @@ Each changes boxes or maps. Importing this module replaces those rewriters.
 from typing import Any, Callable, List, Optional, Tuple, Union
 
 import torch
-from mmdeploy.core import FUNCTION_REWRITER
+from mmdeploy.core import FUNCTION_REWRITER, SYMBOLIC_REWRITER
 from torch import Tensor
 from torch.nn.modules.utils import _pair
+from torch.onnx import symbolic_helper
 
 NONE = -1.0  # a score below every threshold
 ALL = 10_000  # of a class; TorchScript counts the boxes of all images of a batch together
@@ -103,6 +104,24 @@ def choose_boxes(
         iou_threshold=rcnn_test_cfg.nms.iou_threshold,
         score_threshold=rcnn_test_cfg.score_thr,
         keep_top_k=rcnn_test_cfg.max_per_img,
+    )
+
+
+@SYMBOLIC_REWRITER.register_symbolic('grid_sampler', is_pytorch=True, backend='onnxruntime')
+def sample_grid(
+    graph: Any, x: Any, grid: Any, mode: Any, padding: Any, corners: Any = False
+) -> Any:
+    """ONNX's own operator (since 16), in place of one that plain onnxruntime does not know."""
+    mode, padding, corners = (
+        symbolic_helper._maybe_get_const(v, 'i') for v in (mode, padding, corners)
+    )
+    return graph.op(
+        'GridSample',
+        x,
+        grid,
+        mode_s=('bilinear', 'nearest', 'bicubic')[mode],
+        padding_mode_s=('zeros', 'border', 'reflection')[padding],
+        align_corners_i=int(corners),
     )
 
 

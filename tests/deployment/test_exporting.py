@@ -108,13 +108,15 @@ def fused(trained, digits):
 
 def options(**changes):
     values = dict.fromkeys(('onnx', 'openvino', 'int8', 'torchscript', 'torch_export'), False)
-    return argparse.Namespace(**{**values, 'normalize': False, 'opset': 17, **changes})
+    return argparse.Namespace(
+        **{**values, 'normalize': False, 'fixed_size': False, 'opset': 17, **changes}
+    )
 
 
 @pytest.mark.parametrize(
     ('changes', 'message'),
     [
-        (dict(onnx=True), 'the .onnx file is not written, because it is not what torch computes'),
+        (dict(onnx=True), 'the .onnx file is not written: only .* boxes agree with torch'),
         (
             dict(int8=True, calibration_images=2, tolerance=0.0, force=False),
             r'int8 costs more than --tolerance 0.0 \(coco/bbox_mAP',
@@ -134,10 +136,10 @@ def test_a_file_that_gives_something_else_is_not_kept(changes, message, fused, t
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_program_of_the_docs(fused, digits, tmp_path):
-    """It needs neither torch nor a config, and prints what torch finds."""
+def test_the_programs_of_the_docs(exported, fused, tmp_path):
+    """The first needs neither torch nor a config, and prints what torch finds."""
     page = (ROOT / 'docs/deployment.md').read_text()
-    (program,) = re.findall(r'```python\n(import json.*?)```', page, re.S)
+    program, of_openvino = re.findall(r'```python\n(import json.*?)```', page, re.S)
     assert set(re.findall(r'^import (\w+)', program, re.M)) == {
         *('json', 'sys', 'numpy', 'onnxruntime')
     }
@@ -157,6 +159,11 @@ def test_the_program_of_the_docs(fused, digits, tmp_path):
         name, printed_score, *corners = line.split()
         assert float(printed_score) == pytest.approx(score.item(), abs=0.011)
         assert name in cfg.test_dataloader.dataset.metainfo.classes and len(corners) == 4
+    namespace = {'batch': exports.exporter.inputs['inputs'].numpy()}
+    path = exported[0] / f'{STEM}.xml'
+    exec(of_openvino.replace("'network.xml'", repr(str(path))), namespace)
+    assert namespace['about']['classes'][0] == 'zero'
+    assert namespace['boxes'].shape[0] == 1 and namespace['labels'].shape[0] == 1
 
 
 @pytest.mark.parametrize(
@@ -206,6 +213,7 @@ def test_missing_packages(option, package, install, digits, monkeypatch, tmp_pat
         ('none.onnx', 'none.onnx does not exist'),
         ('broken.onnx', 'broken.onnx cannot be read'),
         ('broken.xml', 'broken.xml cannot be read'),
+        ('lonely.xml', 'lonely.bin does not exist'),
         ('foreign.onnx', 'foreign.onnx was not written by tools/deploy.py'),
     ],
 )
@@ -215,6 +223,8 @@ def test_files_that_cannot_be_read(tool, name, message, exported, digits, monkey
     whole = (exported[0] / f'{STEM}.onnx').read_bytes()
     (tmp_path / 'broken.onnx').write_bytes(whole[: len(whole) // 2])
     (tmp_path / 'broken.xml').write_text((exported[0] / f'{STEM}.xml').read_text()[:3000])
+    (tmp_path / 'broken.bin').write_bytes((exported[0] / f'{STEM}.bin').read_bytes())
+    (tmp_path / 'lonely.xml').write_text((exported[0] / f'{STEM}.xml').read_text())
     foreign = onnx.load_from_string(whole)
     del foreign.metadata_props[:]
     onnx.save(foreign, tmp_path / 'foreign.onnx')
