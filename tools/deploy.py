@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Optional
 
 from mmvanilla import switch_to_deploy
-from mmvanilla.checkpoint import load_checkpoint, replace_when_whole
+from mmvanilla.checkpoint import check_writable, load_checkpoint, replace_when_whole
 from mmvanilla.cli.exports import Exports, add_export_options, check_export, wanted_formats
 from mmvanilla.cli.options import add_cfg_options, config_file, one_sentence_errors, read_config
 from mmvanilla.cli.running import build_model, drop_pretrained, use_safe_loading
@@ -42,8 +42,6 @@ def find_classes(meta: dict) -> Optional[dict]:
 def main() -> None:
     args = parse_args()
     cfg = read_config(args.config, args.cfg_options)
-    if args.out.exists() and not args.out.is_dir():
-        raise UsageError(f'{args.out} is a file: name a folder.')
     stem = args.out / Path(args.config).stem
     weights, config = (stem.with_name(stem.name + suffix) for suffix in ('.pth', '.py'))
     for path in (weights, config):
@@ -51,7 +49,8 @@ def main() -> None:
             raise UsageError(f'{path} would be overwritten: name another folder.')
     if config.exists() and 'train_dataloader' in config.read_text(encoding='utf-8'):
         raise UsageError(f'{config} is the config of a training: name another folder.')
-    check_export(args, cfg)
+    check_writable(args.out, is_folder=True)
+    check_export(args, cfg, stem)
     use_safe_loading()
     drop_pretrained(cfg)
     checkpoint = load_checkpoint(args.checkpoint)

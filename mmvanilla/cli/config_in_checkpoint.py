@@ -64,7 +64,8 @@ def config_in_checkpoint(checkpoint: Mapping[str, Any], path: Union[str, Path]) 
         model = values['model']
         package = model['type'].split('.')[0]
         scope = values.get('default_scope') or (package if package in SCOPES else 'mmengine')
-        model.pop('train_cfg', None)
+        if 'train_cfg' in model:  # which some detectors want to be there
+            model['train_cfg'] = None
         preprocessor = values.get('data_preprocessor')
         dataset = (values.get('test_dataloader') or {}).get('dataset', {})
         pipeline = list(copy.deepcopy(dataset.get('pipeline', [])))

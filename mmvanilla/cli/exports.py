@@ -87,13 +87,26 @@ def add_export_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument('--force', action='store_true', help='keep int8 files whatever they cost')
 
 
+# What each format writes.
+SUFFIXES = dict(
+    onnx=('.onnx',),
+    openvino=('.xml', '.bin'),
+    int8=('_int8.xml', '_int8.bin'),
+    torchscript=('.pt',),
+    torch_export=('.pt2',),
+)
+
+
 def wanted_formats(args: argparse.Namespace) -> List[str]:
     return [name for name in FORMATS if getattr(args, name)]
 
 
-def check_export(args: argparse.Namespace, cfg: Config) -> None:
+def check_export(args: argparse.Namespace, cfg: Config, stem: Path) -> None:
     """Raises UsageError for exports that cannot work, before anything is loaded."""
     formats = wanted_formats(args)
+    for suffix in (suffix for name in formats for suffix in SUFFIXES[name]):
+        if Path(f'{stem}{suffix}').is_dir():
+            raise UsageError(f'{stem}{suffix} is a folder: name another folder.')
     for name in formats:
         need(f'--{name.replace("_", "-")}', *FORMATS[name])
     if not formats:
@@ -105,8 +118,8 @@ def check_export(args: argparse.Namespace, cfg: Config) -> None:
         )
     if not OLDEST_OPSET <= args.opset <= NEWEST_OPSET:
         raise UsageError(
-            f'--opset {args.opset} does not work: choose one from {OLDEST_OPSET} to '
-            f'{NEWEST_OPSET}; boxes and masks need operators that older ones lack.'
+            f'--opset {args.opset} does not work: choose one from {OLDEST_OPSET}, which has the '
+            f'operators for boxes and masks, to {NEWEST_OPSET}, the newest that torch writes.'
         )
     if args.calibration_images < 1:
         raise UsageError('--calibration-images must be at least 1.')
@@ -174,7 +187,10 @@ class Exports:
                 each.mkdir()
             for name in wanted_formats(self.args):
                 lines.append(f'{stem}{getattr(self, f"_write_{name}")()}')
-            for path in sorted(self.kept.parent.iterdir()):  # .bin before .xml, which needs it
+            paths = sorted(self.kept.parent.iterdir())  # .bin before .xml, which needs it
+            for path in paths:
+                if path.suffix == '.bin':  # of another network, to an .xml that is there
+                    (stem.parent / path.name).with_suffix('.xml').unlink(missing_ok=True)
                 with replace_when_whole(stem.parent / path.name) as temporary:
                     shutil.copyfile(path, temporary)
         return lines
@@ -248,6 +264,11 @@ class Exports:
             expected += predictions
         agreement = compare(expected, got, TOLERANCES[precision])
         self._refuse(not agreement.is_enough, suffix, f'only {agreement}')
+        if not agreement.number:
+            raise UsageError(
+                f'the {suffix} file is not written: PyTorch finds no boxes on the test images, so '
+                'nothing could be compared; lower model.test_cfg.score_thr, or train for longer.'
+            )
         return f'{agreement}, on {self._sizes}'
 
     def _refuse(self, fault: bool, suffix: str, why: str) -> None:
@@ -265,11 +286,14 @@ class Exports:
 
     @cached_property
     def _groups(self) -> List[List[dict]]:
-        """Batches to compare: one by one, two together, one of another size."""
+        """Batches to compare: one by one, one of another size, and batches."""
         single = [[each] for each in self.samples]
         if self.args.fixed_size:
             return single
-        return [*single, self.samples[:2], [crop(self.samples[0])]]
+        divisor = self.metadata['pad_size_divisor']
+        smaller = crop(self.samples[0], divisor)
+        batches = [self.samples[:2], *[[self.samples[-1], smaller]] * (divisor > 1)]
+        return [*single, [smaller], *batches]
 
     @cached_property
     def _expected(self) -> List[List[BaseDataElement]]:

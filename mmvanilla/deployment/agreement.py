@@ -49,20 +49,25 @@ def compare(
 ) -> Agreement:
     """Compares predictions of two networks on the same images.
 
-    Boxes are looked for in both directions. A box that another score could have kept out, because
-    it is within the tolerance of the lowest one, does not count.
+    Boxes are looked for in both directions. A box whose score is so low that rounding could have
+    kept it out does not count: near the lowest of all, or of an image that is full.
     """
     counts = torch.zeros(2, dtype=torch.int64)
     kind = 'images'
+    found = [each.pred_instances for each in (*expected, *got) if 'pred_instances' in each]
+    lowest = min((each.scores.min().item() for each in found if len(each)), default=0.0)
+    full = max(map(len, found), default=0)
     for one, other in zip(expected, got):
         if 'pred_instances' in one:
             kind = 'boxes'
-            counts += _compare_boxes(one.pred_instances, other.pred_instances, tolerance)
-            counts += _compare_boxes(other.pred_instances, one.pred_instances, tolerance)
+            for pair in ((one, other), (other, one)):
+                instances = [each.pred_instances for each in pair]
+                counts += _compare_boxes(*instances, tolerance, lowest, full)
         elif 'pred_sem_seg' in one:
             kind = 'pixels'
-            same = one.pred_sem_seg.data == other.pred_sem_seg.data
-            counts += torch.tensor([same.sum(), same.numel()])
+            maps = [each.pred_sem_seg.data for each in (one, other)]
+            same = maps[0] == maps[1] if maps[0].shape == maps[1].shape else torch.zeros(1)
+            counts += torch.tensor([same.sum(), maps[0].numel()])
         else:
             near = (one.pred_score - other.pred_score).abs().max() <= tolerance.score
             counts += torch.tensor([int(near), 1])
@@ -71,13 +76,16 @@ def compare(
     return Agreement(agree, number, kind, agree >= share * number)
 
 
-def _compare_boxes(one: BaseDataElement, other: BaseDataElement, tolerance: Tolerance) -> Tensor:
+def _compare_boxes(
+    one: BaseDataElement, other: BaseDataElement, tolerance: Tolerance, lowest: float, full: int
+) -> Tensor:
     """How many boxes have a counterpart, and how many should have one, (2,)."""
     if len(one) == 0:
         return torch.zeros(2, dtype=torch.int64)
     same = (one.labels[:, None] == other.labels) & (_overlaps(one, other) >= tolerance.overlap)
     same &= (one.scores[:, None] - other.scores).abs() <= tolerance.score
-    counts = one.scores > one.scores.min() + tolerance.score
+    lowest = one.scores.min().item() if len(one) == full else lowest
+    counts = one.scores > lowest + tolerance.score
     return torch.stack([(same.any(1) & counts).sum(), counts.sum()])
 
 
@@ -96,12 +104,17 @@ def _overlaps(one: BaseDataElement, other: BaseDataElement) -> Tensor:
     return overlaps
 
 
-def crop(sample: dict) -> dict:
-    """A sample whose image is smaller and of another shape; sides stay multiples of 32."""
+def crop(sample: dict, divisor: int) -> dict:
+    """A sample whose image is smaller and of another shape.
+
+    Its sides stay multiples of 32 if the divisor is 1; if it is larger, images are padded to
+    multiples of it, and the sides are no multiples of anything.
+    """
     sample = copy.deepcopy(sample)
     height, width = sample['inputs'].shape[1:]
-    height = max(height * 5 // 8 // 32 * 32, min(height, 64))
-    width = max(width * 3 // 4 // 32 * 32, min(width, 64))
+    odd = 0 if divisor == 1 else 7
+    height = max(height * 5 // 8 // 32 * 32, min(height, 64)) - odd
+    width = max(width * 3 // 4 // 32 * 32, min(width, 64)) - odd
     sample['inputs'] = sample['inputs'][:, :height, :width]
     shape = dict(img_shape=(height, width), ori_shape=(height, width), pad_shape=(height, width))
     sample['data_samples'].set_metainfo(dict(shape, scale_factor=(1.0, 1.0)))

@@ -4,6 +4,7 @@ import copy
 import json
 import warnings
 from contextlib import contextmanager
+from math import isfinite
 from pathlib import Path
 from typing import Any, Iterator, List, Optional, Tuple, Union
 
@@ -12,7 +13,7 @@ from mmengine.logging import MMLogger
 from mmengine.structures import BaseDataElement
 from torch import nn
 
-from ..errors import UsageError, reason
+from ..errors import UsageError
 from .exporting import denormalize, deploy_settings, need
 
 BACKENDS = {'.onnx': 'onnxruntime', '.xml': 'openvino', '.pt': 'torchscript'}
@@ -49,20 +50,26 @@ def read_description(path: Union[str, Path]) -> Tuple[dict, List[str]]:
             network = openvino.Core().read_model(path)
             metadata = openvino_files.read_metadata(network)
             names = [each.any_name for each in network.outputs]
-    except Exception as error:  # runtimes raise many kinds of errors
-        raise UsageError(
-            f'{path} cannot be read ({reason(error)}): export the network again.'
-        ) from error
-    if not metadata.keys() >= {
-        'config',
-        'classes',
-        'mean',
-        'std',
-        'normalized_inside',
-        'cuts_boxes',
-    }:
+    except Exception as error:  # runtimes raise many kinds of errors, OpenVINO with a stack first
+        why = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+        raise UsageError(f'{path} cannot be read ({why}): export the network again.') from error
+    if not _is_description(metadata):
         raise UsageError(f'{path} was not written by tools/deploy.py, so it lacks its settings.')
     return metadata, names
+
+
+def _is_description(metadata: dict) -> bool:
+    """Whether metadata have what is used here, of the right kinds."""
+    classes, mean, std = (metadata.get(name) for name in ('classes', 'mean', 'std'))
+    return (
+        isinstance(metadata.get('config'), str)
+        and all(isinstance(metadata.get(k), bool) for k in ('normalized_inside', 'cuts_boxes'))
+        and isinstance(classes, list)
+        and all(isinstance(name, str) for name in classes)
+        and all(isinstance(x, list) and len(x) == len(mean) > 0 for x in (mean, std))
+        and all(isinstance(x, float) and isfinite(x) for x in mean + std)
+        and all(x > 0 for x in std)
+    )
 
 
 def load_exported(
@@ -117,10 +124,12 @@ def _no_warnings_in_logs() -> Iterator[None]:
 
 
 def _cut_boxes(_: nn.Module, __: Any, samples: List[BaseDataElement]) -> None:
-    """Cuts boxes at the image: mmdeploy cuts them where its padding ends."""
+    """Cuts boxes at the image, and drops those outside: mmdeploy cuts where its padding ends."""
     for sample in samples:
         if 'pred_instances' in sample:
             height, width = sample.ori_shape[:2]
             boxes = sample.pred_instances.bboxes
             boxes[:, ::2].clamp_(0, width)
             boxes[:, 1::2].clamp_(0, height)
+            is_inside = (boxes[:, 2:] > boxes[:, :2]).all(1)
+            sample.pred_instances = sample.pred_instances[is_inside]

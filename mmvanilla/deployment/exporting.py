@@ -156,6 +156,9 @@ class Exporter:
         """Calls one of mmdeploy's tracers, which change the network, with a copy of it."""
         from mmdeploy.apis.core.pipeline_manager import no_mp
 
+        from . import rewriters
+
+        rewriters.SIZES.clear()  # of a network that was traced before
         network, images = self._to_export()
         samples = copy.deepcopy(self.inputs['data_samples'])
         with self._failing_in_one_sentence('mmdeploy'), no_mp(), onnx_by_tracing():
@@ -173,6 +176,8 @@ class Exporter:
     def _failing_in_one_sentence(self, exporter: str) -> Iterator[None]:
         try:
             yield
+        except OSError:  # a full disk
+            raise
         except Exception as error:  # heads fail in many ways
             raise UsageError(
                 f'{exporter} cannot export this {type(self.network).__name__} ({reason(error)}): '

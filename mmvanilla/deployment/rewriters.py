@@ -1,8 +1,9 @@
 """What mmdeploy's exporter gets from us: parts of networks as they compute, without its short cuts.
 
 mmdeploy gives all classes of a proposal the box of its likeliest class, suppresses proposals across
-levels and drops those of a score below 0.05, and pools to a fixed size by windows of equal size.
-Each changes boxes or maps. Importing this module replaces those rewriters.
+levels and drops those of a score below 0.05, cuts boxes where the padding of a batch ends, and
+pools to a fixed size by windows of equal size. Each changes boxes or maps. Importing this module
+replaces those rewriters.
 """
 
 from typing import Any, Callable, List, Optional, Tuple, Union
@@ -13,6 +14,8 @@ from torch import Tensor
 from torch.nn.modules.utils import _pair
 from torch.onnx import symbolic_helper
 
+BACKENDS = ('onnxruntime', 'torchscript')
+SIZES: List[Tensor] = []  # width and height of each image of the batch that is traced, (N,) each
 NONE = -1.0  # a score below every threshold
 ALL = 10_000  # of a class; TorchScript counts the boxes of all images of a batch together
 
@@ -28,7 +31,39 @@ def rewrites(path: str, *backends: str) -> Callable:
     return register
 
 
-@rewrites('mmdet.models.dense_heads.rpn_head.RPNHead.predict_by_feat', 'onnxruntime', 'torchscript')
+@rewrites('mmdet.models.detectors.single_stage.SingleStageDetector.extract_feat', *BACKENDS)
+@rewrites('mmdet.models.detectors.two_stage.TwoStageDetector.extract_feat', *BACKENDS)
+def extract_features(self: Any, images: Tensor) -> Tuple[Tensor, ...]:
+    """The features; remembers the sizes of the images, without what they are padded with.
+
+    That is 0 after normalization. Without normalization it cannot be told from black.
+    """
+    values = images.abs().amax(1)  # (N, H, W)
+    if not getattr(self.data_preprocessor, '_enable_normalize', False):
+        values = torch.ones_like(values)
+    SIZES[:] = (_length(values.amax(dim)) for dim in (1, 2))
+    features = self.backbone(images)
+    return self.neck(features) if self.with_neck else features
+
+
+def _length(values: Tensor) -> Tensor:
+    """One more than the last position of what is not 0, (N, length) -> (N,)."""
+    return ((values > 0) * torch.ones_like(values).cumsum(1)).amax(1)
+
+
+@rewrites('mmdeploy.codebase.mmdet.deploy.utils.clip_bboxes', *BACKENDS)
+def cut_boxes(
+    x1: Tensor, y1: Tensor, x2: Tensor, y2: Tensor, max_shape: Any
+) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Corners, (N, n) or (N, n, classes) each, within their images."""
+    sizes = SIZES or max_shape[::-1]
+    width, height = (x.reshape(-1, *[1] * (x1.dim() - 1)).to(x1.dtype) for x in sizes)
+    x1, x2 = (torch.minimum(x.clamp(min=0), width) for x in (x1, x2))
+    y1, y2 = (torch.minimum(y.clamp(min=0), height) for y in (y1, y2))
+    return x1, y1, x2, y2
+
+
+@rewrites('mmdet.models.dense_heads.rpn_head.RPNHead.predict_by_feat', *BACKENDS)
 def choose_proposals(
     self: Any,
     cls_scores: List[Tensor],
@@ -72,7 +107,7 @@ def choose_proposals(
 
 @rewrites(
     'mmdet.models.roi_heads.bbox_heads.bbox_head.BBoxHead.predict_by_feat',
-    *('onnxruntime', 'torchscript'),
+    *BACKENDS,
 )
 def choose_boxes(
     self: Any,

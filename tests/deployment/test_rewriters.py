@@ -90,3 +90,17 @@ def test_pooling(size, shape):
         rewriters.average_windows(x, size), F.adaptive_avg_pool2d(x, size), rtol=1e-5, atol=1e-6
     )
     assert torch.equal(rewriters.largest_of_windows(x, size), F.adaptive_max_pool2d(x, size))
+
+
+def test_boxes_are_cut_at_their_images(monkeypatch):
+    """The sizes are found in the batch, which is padded with 0."""
+    images = torch.zeros(2, 3, 64, 64)
+    images[0, :, :40, :50] = torch.randn(3, 40, 50)
+    images[1, :, :64, :30] = torch.randn(3, 64, 30)
+    sizes = [rewriters._length(images.abs().amax(1).amax(dim)) for dim in (1, 2)]
+    assert [x.tolist() for x in sizes] == [[50, 30], [40, 64]]
+    monkeypatch.setattr(rewriters, 'SIZES', sizes)
+    for shape in ((2, 5), (2, 5, 3)):
+        corners = rewriters.cut_boxes(*(60 * torch.ones(4, *shape)), None)
+        for corner, expected in zip(corners, ([50, 30], [40, 60]) * 2):
+            assert corner.flatten(1)[:, 0].tolist() == expected
