@@ -16,6 +16,7 @@ from torch.onnx import symbolic_helper
 
 BACKENDS = ('onnxruntime', 'torchscript')
 SIZES: List[Tensor] = []  # width and height of each image of the batch that is traced, (N,) each
+ROUNDING = 1e-4  # of 0, where the file itself normalizes
 NONE = -1.0  # a score below every threshold
 ALL = 10_000  # of a class; TorchScript counts the boxes of all images of a batch together
 
@@ -48,7 +49,7 @@ def extract_features(self: Any, images: Tensor) -> Tuple[Tensor, ...]:
 
 def _length(values: Tensor) -> Tensor:
     """One more than the last position of what is not 0, (N, length) -> (N,)."""
-    return ((values > 0) * torch.ones_like(values).cumsum(1)).amax(1)
+    return ((values > ROUNDING) * torch.ones_like(values).cumsum(1)).amax(1)
 
 
 @rewrites('mmdeploy.codebase.mmdet.deploy.utils.clip_bboxes', *BACKENDS)
