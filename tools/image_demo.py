@@ -15,7 +15,7 @@ from mmengine.config import Config
 from torch import nn
 
 from mmvanilla.checkpoint import load_checkpoint
-from mmvanilla.cli.config_in_checkpoint import config_in_checkpoint
+from mmvanilla.cli.config_in_checkpoint import check_same_model, config_in_checkpoint
 from mmvanilla.cli.options import config_file, one_sentence_errors, read_config
 from mmvanilla.cli.running import drop_pretrained, use_safe_loading
 from mmvanilla.config import scope_of
@@ -67,6 +67,9 @@ def is_image(path: str) -> bool:
 def find_config(args: argparse.Namespace) -> Config:
     if args.config:
         cfg = read_config(args.config)
+        if is_exported(args.checkpoint):
+            about, _ = read_description(args.checkpoint)
+            check_same_model(about['config'], cfg, args.checkpoint)
     else:
         if is_exported(args.checkpoint):
             content = dict(meta=dict(cfg=read_description(args.checkpoint)[0]['config']))

@@ -10,7 +10,7 @@ from functools import lru_cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, Mapping, Union
+from typing import Any, Callable, Dict, Iterator, Mapping, Optional, Union
 
 from mmengine.config import Config
 from mmengine.registry import Registry
@@ -35,6 +35,7 @@ _WORD = re.compile(r'([A-Za-z0-9_+-]|(?<=\d)\.(?=\d)){0,64}')
 # Some layers read a file, or a model from a hub, by a word: not for these settings, nor if there is
 # such a file.
 _NAMES_FILES = re.compile(r'path|file|ckpt|checkpoint|remote|config|model_name|^name$|class_weight')
+FORMS = {'deploy', 'merged'}  # settings that do not change what a network computes
 _TOO_DEEP = (MemoryError, RecursionError)
 _TOO_LONG = 200_000  # characters; Python 3.8 dies of longer expressions
 
@@ -98,6 +99,40 @@ def config_in_checkpoint(checkpoint: Mapping[str, Any], path: Union[str, Path]) 
         test_dataloader=dict(dataset=dict(pipeline=pipeline)),
     )
     return Config({name: value for name, value in kept.items() if value is not None})
+
+
+def check_same_model(text: str, cfg: Config, path: Union[str, Path]) -> None:
+    """Raises UsageError if a config's model has other settings than the one in an exported file.
+
+    Configs that ``config_in_checkpoint`` does not read are not compared.
+    """
+    try:
+        inside, given = (
+            config_in_checkpoint({'meta': {'cfg': each}}, path)._cfg_dict.to_dict()
+            for each in (text, cfg.pretty_text)
+        )
+    except UsageError:
+        return
+    for part in ('model', 'data_preprocessor'):
+        place = _first_difference(inside.get(part), given.get(part), part)
+        if place is not None:
+            raise UsageError(
+                f'{path} was exported with other settings ({place} differs), and they are fixed in '
+                'it: give the config and options that it was exported with.'
+            )
+
+
+def _first_difference(one: Any, other: Any, place: str) -> Optional[str]:
+    """The first place where nested settings differ; None if there is none."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        for name in sorted({*one, *other} - FORMS, key=lambda name: (name != 'type', name)):
+            found = _first_difference(one.get(name), other.get(name), f'{place}.{name}')
+            if found is not None:
+                return found
+        return None
+    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
+        one, other = list(one), list(other)
+    return None if one == other else place
 
 
 def _foreign_names(model: Any, scope: Any, pipeline: Any) -> Iterator[Any]:

@@ -18,7 +18,7 @@ from torch import nn
 from ..checkpoint import check_writable, load_checkpoint
 from ..compatibility import AdvanceDataHook
 from ..config import nested_dicts, scope_of
-from ..deployment.exported_network import is_exported, load_exported
+from ..deployment.exported_network import is_exported, load_exported, read_description
 from ..engine.hooks.run_check_hook import RunCheckHook
 from ..errors import UsageError
 from ..models.folding.network import switch_to_deploy, unwrap
@@ -27,6 +27,7 @@ from ..models.loading.weights import load_weights, pretrained_cfgs, read_state_d
 from ..models.norm import is_sync_norm
 from .augmented_test import augment_test
 from .checks import check_data
+from .config_in_checkpoint import check_same_model
 
 # By launcher: where its processes have their rank, and what starts them.
 STARTERS = dict(
@@ -162,6 +163,7 @@ def evaluate(
             raise UsageError(f'{checkpoint} is evaluated as it is: leave out --deploy and --tta.')
         cfg.custom_hooks = []  # of the training
         load_without_workers(cfg)
+        check_same_model(read_description(checkpoint)[0]['config'], cfg, checkpoint)
         exported = load_exported(checkpoint, cfg)
         runner = build_runner(cfg)
         runner.model = exported

@@ -25,7 +25,7 @@ from mmvanilla.checkpoint import load_checkpoint  # noqa: E402
 from mmvanilla.cli.exports import Exports  # noqa: E402
 from mmvanilla.cli.measuring import METRICS  # noqa: E402
 from mmvanilla.deployment import agreement, exporting  # noqa: E402
-from mmvanilla.deployment.exported_network import read_description  # noqa: E402
+from mmvanilla.deployment.exported_network import load_exported, read_description  # noqa: E402
 from mmvanilla.deployment.fused_checkpoint import inference_config  # noqa: E402
 from mmvanilla.errors import UsageError  # noqa: E402
 
@@ -253,7 +253,41 @@ def test_file_of_another_config(exported, digits, monkeypatch):
     place = ['--cfg-options', f'test_dataloader.dataset.data_root={digits}']
     more = ['test_dataloader.dataset.split=val2017']
     message = fail('test', config, path, *place, *more, monkeypatch=monkeypatch)
-    assert 'gives dets, labels, so it is not of this config' in message
+    assert 'was exported with other settings (model.type differs)' in message
+    changed = [*narrow_options(digits), 'model.test_cfg.score_thr=0.5']
+    message = fail('test', CONFIG, path, *changed, monkeypatch=monkeypatch)
+    assert '(model.test_cfg.score_thr differs), and they are fixed in it' in message
+
+
+def test_a_file_of_other_outputs(exported, monkeypatch):
+    cfg = read_config(ROOT / 'configs/imagenet/vanillanet-5_8xb128_in1k.py', [])
+    with pytest.raises(UsageError, match='gives dets, labels, so it is not of this config'):
+        load_exported(exported[0] / f'{STEM}.onnx', cfg)
+
+
+@pytest.mark.parametrize(
+    ('name', 'value'),
+    [
+        ('classes', 3),
+        ('classes', [1]),
+        ('mean', 'abc'),
+        ('mean', [1.0, 2.0]),
+        ('mean', [float('nan')] * 3),
+        ('std', [0.0, 1.0, 1.0]),
+        ('normalized_inside', 1),
+        ('config', None),
+    ],
+)
+def test_descriptions_of_the_wrong_kind(name, value, exported, tmp_path):
+    import onnx
+
+    network = onnx.load(exported[0] / f'{STEM}.onnx')
+    for entry in network.metadata_props:
+        if entry.key == name:
+            entry.value = json.dumps(value)
+    onnx.save(network, tmp_path / 'a.onnx')
+    with pytest.raises(UsageError, match='was not written by tools/deploy.py'):
+        read_description(tmp_path / 'a.onnx')
 
 
 @torch.no_grad()
