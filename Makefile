@@ -7,7 +7,7 @@ DIGITS_FOLDERS := data/digits_folders/val
 CLUTTERED := data/digits_cluttered/val
 FIGURE2 := work_dirs/figure2
 # Two test files at a time, each on its own core.
-FAST_TESTS := -m pytest -n 2 --dist loadfile -m 'not slow and not zoo'
+FAST_TESTS := -m pytest -n 2 --dist loadfile -m 'not slow and not zoo and not openvino'
 # In an environment's folder; what they found stays there if they ran to their end (0 or 1).
 define run_tests
 	@OMP_NUM_THREADS=1 $(1)/bin/python $(FAST_TESTS) --junitxml=$(1)/running.xml; \
