@@ -30,6 +30,14 @@ digits_evaluator = dict(ann_file=digits_root + 'annotations/instances_val2017.js
 digits_backbone = dict(
     arch='6', widen_factor=0.09375, act_num=3, norm_cfg=dict(type='BN'), init_cfg=None
 )
+# ResNet-18 at 3/8 of the width, to compare with, and how it is optimized.
+digits_resnet18 = dict(
+    _delete_=True, type='ResNet', depth=18, base_channels=24, stem_channels=24, norm_eval=False
+)
+digits_resnet18_optim_wrapper = dict(
+    constructor='DefaultOptimWrapperConstructor',
+    paramwise_cfg=dict(norm_decay_mult=0, bias_decay_mult=0),
+)
 digits_optim_wrapper = dict(
     paramwise_cfg=dict(_delete_=True), optimizer=dict(lr=2e-3), clip_grad=dict(max_norm=10)
 )

@@ -2,19 +2,8 @@
 _base_ = 'retinanet_vanillanet-6_digits.py'
 
 model = dict(
-    backbone=dict(
-        _delete_=True,
-        type='ResNet',
-        depth=18,
-        base_channels=24,
-        stem_channels=24,
-        out_indices=(1, 2, 3),
-        norm_eval=False,
-    ),
+    backbone=dict(_base_.digits_resnet18, out_indices=(1, 2, 3)),
     neck=dict(in_channels=[48, 96, 192]),
 )
-optim_wrapper = dict(
-    constructor='DefaultOptimWrapperConstructor',
-    paramwise_cfg=dict(norm_decay_mult=0, bias_decay_mult=0),
-)
+optim_wrapper = _base_.digits_resnet18_optim_wrapper
 custom_hooks = None

@@ -15,15 +15,14 @@ from torch import nn
 
 from ..checkpoint import replace_when_whole
 from ..compatibility import check_program_export
-from ..config import scope_of
 from ..deployment.agreement import NUM_IMAGES, TOLERANCES, compare, crop, predict
 from ..deployment.exported_network import load_exported
 from ..deployment.exporting import (
     NEWEST_OPSET,
     OLDEST_OPSET,
     OPSET,
-    SETTINGS,
     Exporter,
+    check_scope,
     describe,
     need,
 )
@@ -38,6 +37,14 @@ FORMATS = dict(
     int8=('mmdeploy', 'onnx', 'openvino', 'nncf'),
     torchscript=('mmdeploy', 'onnx'),
     torch_export=(),
+)
+# What each format writes.
+SUFFIXES = dict(
+    onnx=('.onnx',),
+    openvino=('.xml', '.bin'),
+    int8=('_int8.xml', '_int8.bin'),
+    torchscript=('.pt',),
+    torch_export=('.pt2',),
 )
 
 
@@ -87,16 +94,6 @@ def add_export_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument('--force', action='store_true', help='keep int8 files whatever they cost')
 
 
-# What each format writes.
-SUFFIXES = dict(
-    onnx=('.onnx',),
-    openvino=('.xml', '.bin'),
-    int8=('_int8.xml', '_int8.bin'),
-    torchscript=('.pt',),
-    torch_export=('.pt2',),
-)
-
-
 def wanted_formats(args: argparse.Namespace) -> List[str]:
     return [name for name in FORMATS if getattr(args, name)]
 
@@ -111,11 +108,7 @@ def check_export(args: argparse.Namespace, cfg: Config, stem: Path) -> None:
         need(f'--{name.replace("_", "-")}', *FORMATS[name])
     if not formats:
         return
-    if scope_of(cfg) not in SETTINGS:
-        raise UsageError(
-            f'exporting takes networks of {", ".join(SETTINGS)}, but this config is for '
-            f'{scope_of(cfg)}.'
-        )
+    check_scope(cfg)
     if not OLDEST_OPSET <= args.opset <= NEWEST_OPSET:
         raise UsageError(
             f'--opset {args.opset} does not work: choose one from {OLDEST_OPSET}, which has the '
@@ -244,8 +237,9 @@ class Exports:
     def _write_torch_export(self) -> str:
         path = self._at('.pt2')
         self.exporter.program(path)
-        error = max(self.exporter.error_of_program(path, group) for group in self._groups)
-        self._refuse(error > 1e-4, '.pt2', f'its maps differ by {error:.1e} of the largest')
+        error = self.exporter.error_of_program(path, self._groups)
+        if error > 1e-4:
+            raise self._refusal('.pt2', f'its maps differ by {error:.1e} of the largest')
         return f'.pt2: maps within {error:.1e} of torch, on {self._sizes}'
 
     def _agreement(self, suffix: str, precision: str = 'float32', **kwargs: Any) -> str:
@@ -254,16 +248,18 @@ class Exports:
         try:
             model = load_exported(self._at(suffix), self.cfg, **kwargs)
         except Exception as error:
-            self._refuse(True, suffix, f'it does not run ({reason(error)})')
+            raise self._refusal(suffix, f'it does not run ({reason(error)})') from error
         for group, predictions in zip(self._groups, self._expected):
             try:
                 got += predict(model, group)
             except Exception as error:  # runtimes raise many kinds of errors
                 shapes = ', '.join(str(tuple(sample['inputs'].shape)) for sample in group)
-                self._refuse(True, suffix, f'it does not take {shapes} ({reason(error)})')
+                why = f'it does not take {shapes} ({reason(error)})'
+                raise self._refusal(suffix, why) from error
             expected += predictions
         agreement = compare(expected, got, TOLERANCES[precision])
-        self._refuse(not agreement.is_enough, suffix, f'only {agreement}')
+        if not agreement.is_enough:
+            raise self._refusal(suffix, f'only {agreement}')
         if not agreement.number:
             raise UsageError(
                 f'the {suffix} file is not written: PyTorch finds no boxes on the test images, so '
@@ -271,13 +267,12 @@ class Exports:
             )
         return f'{agreement}, on {self._sizes}'
 
-    def _refuse(self, fault: bool, suffix: str, why: str) -> None:
-        if fault:
-            other = '' if self.args.fixed_size else 'try --fixed-size, '
-            raise UsageError(
-                f'the {suffix} file is not written: {why}; {other}leave this format out, or choose '
-                'another head.'
-            )
+    def _refusal(self, suffix: str, why: str) -> UsageError:
+        other = '' if self.args.fixed_size else 'try --fixed-size, '
+        return UsageError(
+            f'the {suffix} file is not written: {why}; {other}leave this format out, or choose '
+            'another head.'
+        )
 
     @property
     def _sizes(self) -> str:

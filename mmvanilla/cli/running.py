@@ -163,8 +163,9 @@ def evaluate(
             raise UsageError(f'{checkpoint} is evaluated as it is: leave out --deploy and --tta.')
         cfg.custom_hooks = []  # of the training
         load_without_workers(cfg)
-        check_same_model(read_description(checkpoint)[0]['config'], cfg, checkpoint)
-        exported = load_exported(checkpoint, cfg)
+        description = read_description(checkpoint)
+        check_same_model(description[0]['config'], cfg, checkpoint)
+        exported = load_exported(checkpoint, cfg, description)
         runner = build_runner(cfg)
         runner.model = exported
     else:

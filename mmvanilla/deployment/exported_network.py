@@ -80,7 +80,7 @@ def load_exported(
     Args:
         path: Its file.
         cfg: A config of the network that was exported.
-        description: What ``read_description`` would return, for files that it does not read.
+        description: What ``read_description`` returns, if it was called, or cannot be.
 
     Raises:
         UsageError: as ``read_description``, and if the config is of another kind of network.

@@ -43,19 +43,24 @@ def quiet_mmdeploy() -> None:
         MMLogger._instance_dict.move_to_end('mmdeploy', last=False)  # else it became the current
 
 
-def deploy_settings(cfg: Config, with_masks: bool) -> Config:
-    """mmdeploy's settings for a config's network, which is imported with what we give it.
-
-    Raises:
-        UsageError: for networks of packages that mmdeploy's settings here do not cover.
-    """
+def check_scope(cfg: Config) -> None:
+    """Raises UsageError for networks of packages that there are no settings for."""
     scope = scope_of(cfg)
     if scope not in SETTINGS:
         raise UsageError(
             f'exporting takes networks of {", ".join(SETTINGS)}, but this config is for {scope}.'
         )
+
+
+def deploy_settings(cfg: Config, with_masks: bool) -> Config:
+    """mmdeploy's settings for a config's network.
+
+    Raises:
+        UsageError: as ``check_scope``.
+    """
+    check_scope(cfg)
     quiet_mmdeploy()
-    name = 'instance_segmentation' if with_masks else SETTINGS[scope]
+    name = 'instance_segmentation' if with_masks else SETTINGS[scope_of(cfg)]
     return Config.fromfile(find_root() / f'configs/deploy/{name}.py')
 
 
@@ -127,18 +132,20 @@ class Exporter:
         extra = {'mmvanilla.json': json.dumps(self.metadata)}
         torch.export.save(program, path, extra_files=extra)
 
-    def error_of_program(self, path: Path, samples: Sequence[dict]) -> float:
+    def error_of_program(self, path: Path, batches: Sequence[Sequence[dict]]) -> float:
         """The largest difference of such a file's outputs from torch's, of the largest output."""
         from torch.utils._pytree import tree_leaves
 
-        images = self._preprocess(samples)['inputs']
-        network, _ = self._to_export()
-        if self.metadata['normalized_inside']:
-            images = denormalize(images, self.metadata)
+        raw, errors = _Raw(self._to_export()[0]), []
         with self._failing_in_one_sentence('torch.export'), torch.inference_mode():
-            expected = tree_leaves(_Raw(network)(images))
-            got = tree_leaves(torch.export.load(path).module()(images))
-        return max(((a - b).abs().max() / b.abs().max()).item() for a, b in zip(got, expected))
+            program = torch.export.load(path).module()
+            for samples in batches:
+                images = self._preprocess(samples)['inputs']
+                if self.metadata['normalized_inside']:
+                    images = denormalize(images, self.metadata)
+                pairs = zip(tree_leaves(program(images)), tree_leaves(raw(images)))
+                errors += [((a - b).abs().max() / b.abs().max()).item() for a, b in pairs]
+        return max(errors)
 
     def _preprocess(self, samples: Sequence[dict]) -> dict:
         return self.network.data_preprocessor(pseudo_collate(copy.deepcopy(list(samples))), False)

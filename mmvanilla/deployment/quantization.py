@@ -22,9 +22,8 @@ def quantize(
 ) -> Tuple[openvino.Model, Dict[str, float], Dict[str, float]]:
     """The network of an OpenVINO file with 8-bit weights and activations.
 
-    Activations have one range for each tensor. If the metrics
-    fall by more than the tolerance, the layers that cost most of it go back to float32, one after
-    the other.
+    Activations have one range for each tensor. If the metrics fall by more than the tolerance, the
+    layers that cost most of it go back to float32, one after the other.
 
     Args:
         model: The file as a network of OpenMMLab, as ``load_exported`` returns it.
@@ -54,18 +53,18 @@ def quantize(
     float32, data = model.wrapper.network, nncf.Dataset(images)
     before = measure(model)
     nncf.set_log_level(logging.ERROR)
-    settings = dict(
-        subset_size=len(images),
-        advanced_parameters=nncf.AdvancedQuantizationParameters(
-            weights_quantization_params=QuantizationParameters(per_channel=per_channel)
-        ),
+    number = len(images)
+    ranges = nncf.AdvancedQuantizationParameters(
+        weights_quantization_params=QuantizationParameters(per_channel=per_channel)
     )
-    quantized = nncf.quantize(float32, data, **settings)
+    quantized = nncf.quantize(float32, data, subset_size=number, advanced_parameters=ranges)
     after = measure_compiled(compile_network(quantized))
     if mean(before.values()) - mean(after.values()) > tolerance:
-        settings['advanced_quantization_parameters'] = settings.pop('advanced_parameters')
         quantized = nncf.quantize_with_accuracy_control(
-            float32, data, data, mean_of, max_drop=tolerance, **settings
+            *(float32, data, data, mean_of),
+            max_drop=tolerance,
+            subset_size=number,
+            advanced_quantization_parameters=ranges,
         )
         after = measure_compiled(compile_network(quantized))
     describe(quantized, dict(read_metadata(float32), precision='int8'))

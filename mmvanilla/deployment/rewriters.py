@@ -106,10 +106,7 @@ def choose_proposals(
     return proposals * (proposals[..., 4:] > 0), levels  # what fills up is empty
 
 
-@rewrites(
-    'mmdet.models.roi_heads.bbox_heads.bbox_head.BBoxHead.predict_by_feat',
-    *BACKENDS,
-)
+@rewrites('mmdet.models.roi_heads.bbox_heads.bbox_head.BBoxHead.predict_by_feat', *BACKENDS)
 def choose_boxes(
     self: Any,
     rois: Tensor,
@@ -125,8 +122,11 @@ def choose_boxes(
     boxes = self.bbox_coder.decode(
         rois[..., 1:], bbox_preds, max_shape=batch_img_metas[0]['img_shape']
     )
-    activation = self.loss_cls.get_activation if self.custom_cls_channels else _softmax
-    scores = activation(cls_scores)[..., : self.num_classes]  # (N, n, classes)
+    scores = (
+        self.loss_cls.get_activation(cls_scores)
+        if self.custom_cls_channels
+        else cls_scores.softmax(-1)
+    )[..., : self.num_classes]  # (N, n, classes)
     is_proposal = (rois[..., 3:5] > rois[..., 1:3]).all(-1, keepdim=True)
     scores = torch.where(is_proposal, scores, NONE)
     if not self.reg_class_agnostic:
@@ -159,10 +159,6 @@ def sample_grid(
         padding_mode_s=('zeros', 'border', 'reflection')[padding],
         align_corners_i=int(corners),
     )
-
-
-def _softmax(x: Tensor) -> Tensor:
-    return x.softmax(-1)
 
 
 @rewrites('torch.nn.functional.adaptive_avg_pool2d', 'onnxruntime')

@@ -39,7 +39,7 @@ from mmvanilla.cli.options import add_device, log_errors_only, one_sentence_erro
 from mmvanilla.cli.tables import print_table
 from mmvanilla.cli.timing import describe_machine, time_by_turns
 from mmvanilla.compatibility import meta_device, onnx_by_tracing
-from mmvanilla.deployment.exporting import need
+from mmvanilla.deployment.exporting import OPSET, need
 from mmvanilla.errors import UsageError
 
 M_MMAP_THRESHOLD = -3  # of malloc.h
@@ -114,7 +114,10 @@ class Exported(nn.Module):
             with onnx_by_tracing(), torch.no_grad(), warnings.catch_warnings():
                 warnings.simplefilter('ignore')  # torch advertises its other exporter
                 torch.onnx.export(
-                    fused, images, path, input_names=['images'], dynamic_axes=axes, opset_version=17
+                    *(fused, images, path),
+                    input_names=['images'],
+                    dynamic_axes=axes,
+                    opset_version=OPSET,
                 )
             if precision is None:
                 import onnxruntime
