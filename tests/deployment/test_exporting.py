@@ -353,4 +353,4 @@ def test_classifier(run_tool, tmp_path):
 @pytest.mark.slow
 def test_with_openvino_in_a_process_of_its_own():
     printed = run_python('-m', 'pytest', '-m', 'openvino', __file__, timeout=1200)
-    assert 'failed' not in printed and ' passed' in printed
+    assert re.search(r'\d+ passed', printed) and not re.search(r'\d+ failed', printed)
