@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from math import nan
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Dict, List, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from matplotlib.figure import Figure
@@ -74,16 +74,36 @@ def read_rows(tables: Sequence[int]) -> List[Row]:
     ]
 
 
-def digits_config(config: str, seed: int) -> Config:
+class Setting(NamedTuple):
+    """How runs differ from those of the tables.
+
+    Attributes:
+        length: Times as many epochs.
+        lambda_share: The part of a run until λ = 1, of rows with deep training; by default as on
+            ImageNet.
+        options: Other settings of the config, as for ``--cfg-options``.
+    """
+
+    length: int = 1
+    lambda_share: Optional[float] = None
+    options: Dict[str, Any] = {}
+
+
+def digits_config(config: str, seed: int, setting: Setting = Setting()) -> Config:
     """The config of a network on the digits, with the techniques of an ImageNet config."""
     row = read_config(config)
     network = Path(config).name.split('_')[0]
-    cfg = read_config(DIGITS_CONFIGS / f'{network}_cluttered.py')
+    cfg = read_config(DIGITS_CONFIGS / f'{network}_cluttered.py', setting.options)
     for part in ('backbone', 'head'):
         given = row.model[part]
         cfg.model[part].update({key: given[key] for key in TECHNIQUES if key in given})
+    epochs = cfg.train_cfg.max_epochs * setting.length
+    cfg.train_cfg.update(max_epochs=epochs, val_interval=epochs)
+    cfg.param_scheduler[1].end = epochs
     share = row.custom_hooks[0].decay_epochs / row.train_cfg.max_epochs
-    cfg.custom_hooks[0].decay_iters = round(share * cfg.train_cfg.max_epochs * ITERS_PER_EPOCH)
+    if share and setting.lambda_share is not None:
+        share = setting.lambda_share
+    cfg.custom_hooks[0].decay_iters = round(share * epochs * ITERS_PER_EPOCH)
     cfg.randomness = dict(seed=seed)
     return cfg
 
@@ -138,18 +158,31 @@ def train(folder: Path, text: str) -> float:
     return top1
 
 
-def train_all(configs: Sequence[str], seeds: int, jobs: int) -> Dict[str, List[float]]:
-    """The accuracies of every config, by seed; several are trained at a time."""
+def train_all(
+    configs: Sequence[str], seeds: int, jobs: int, folder: str = '', setting: Setting = Setting()
+) -> Dict[str, List[float]]:
+    """The accuracies of every config, by seed; several are trained at a time.
+
+    Args:
+        configs: Configs on ImageNet.
+        seeds: How many; they start at 0.
+        jobs: How many runs at a time.
+        folder: A folder in the work dir for these runs.
+        setting: How the runs differ from those of the tables.
+    """
     cfgs = {  # read one after the other: mmengine's reader is not thread-safe
-        (config, seed): digits_config(config, seed) for seed in range(seeds) for config in configs
+        (config, seed): digits_config(config, seed, setting)
+        for seed in range(seeds)
+        for config in configs
     }
     for cfg in cfgs.values():
         check_data(cfg, 'train_dataloader', 'val_dataloader')
     texts = {run: cfg.pretty_text for run, cfg in cfgs.items()}
+    place = WORK_DIR / folder
     found = {}
     with ThreadPoolExecutor(jobs) as pool:
         futures = {
-            pool.submit(train, WORK_DIR / f'{Path(config).stem}_{seed}', text): (config, seed)
+            pool.submit(train, place / f'{Path(config).stem}_{seed}', text): (config, seed)
             for (config, seed), text in texts.items()
         }
         try:
