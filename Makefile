@@ -14,7 +14,7 @@ define run_tests
 		code=$$?; [ $$code -gt 1 ] || mv $(1)/running.xml $(1)/tests.xml; exit $$code
 endef
 
-.PHONY: env int8 demo demo-masks demo-segmentation demo-classification demo-merging evidence table1 table2 table3 table4 table5 figure1 figure2 figure3 test test-openmmlab test-slow test-zoo test-faults test-exchange tested lint clean
+.PHONY: env int8 demo demo-masks demo-segmentation demo-classification demo-merging demo-seeds evidence factors factors-long table1 table2 table3 table4 table5 figure1 figure2 figure3 test test-openmmlab test-slow test-zoo test-faults test-exchange tested lint clean
 
 env:
 	@bash tools/setup_env.sh
@@ -55,6 +55,13 @@ $(DIGITS_FOLDERS): $(wildcard tools/dataset_converters/digits_to_*.py) | env
 
 evidence: env $(CLUTTERED)
 	@$(PY) $(PAPER)/ablations.py
+
+# One factor changed at a time; the long ones take a day on 2 cores.
+factors: env $(CLUTTERED)
+	@$(PY) $(PAPER)/factors.py
+
+factors-long: env $(CLUTTERED)
+	@$(PY) $(PAPER)/factors.py --long
 
 table1 table2 table3: env $(CLUTTERED)
 	@$(PY) $(PAPER)/ablations.py --tables $(@:table%=%)

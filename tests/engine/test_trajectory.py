@@ -105,18 +105,18 @@ def train(recorded, work_dir, norm_cfg):
     return model.eval(), torch.stack(seen.losses)
 
 
-@torch.no_grad()
 def deviations(recorded, work_dir, norm_cfg=dict(type='BN')):
     """The largest differences from the recording: of losses, and of the final logits."""
     model, losses = train(recorded, work_dir, norm_cfg)
     images = enlarge(recorded['images_8x8'])
     final, fused = recorded['final_logits'], recorded['final_deploy_logits']
-    pairs = dict(
-        losses=(losses, recorded['losses']),
-        deep=(model(images), final),
-        merged=(merge_deep_convs(model)(images), final),
-        fused=(switch_to_deploy(model)(images), fused),
-    )
+    with torch.no_grad():
+        pairs = dict(
+            losses=(losses, recorded['losses']),
+            deep=(model(images), final),
+            merged=(merge_deep_convs(model)(images), final),
+            fused=(switch_to_deploy(model)(images), fused),
+        )
     return {
         name: (found - expected).abs().max().item() for name, (found, expected) in pairs.items()
     }

@@ -182,8 +182,8 @@ def test_runs_and_goes_on(run_tool, tmp_path, monkeypatch, capsys):
     )
     read = ablations.read_config
 
-    def read_small(path):
-        cfg = read(path)
+    def read_small(path, options=None):
+        cfg = read(path, options)
         if 'digits' in str(path):
             for name in ('train', 'val', 'test'):
                 cfg[f'{name}_dataloader'].dataset.data_root = str(tmp_path / 'data')

@@ -9,17 +9,16 @@ of predictions and the configs are left in the work dir.
 import argparse
 import json
 import sys
-from collections import Counter
 from itertools import product
 from pathlib import Path
-from statistics import mean, stdev
-from typing import Any, Dict, List, Sequence
+from statistics import mean
+from typing import Any, Dict, List, Sequence, Tuple
 
 from detection import draw_predictions, load_detector
 from mmdet.registry import DATASETS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from skeleton import train_and_evaluate
+from skeleton import Run, spread, train_once
 
 from mmvanilla.checkpoint import replace_when_whole
 from mmvanilla.cli.options import one_sentence_errors, read_config
@@ -41,7 +40,6 @@ HEAD = (
     *('detector', 'backbone', 'parameters (M)', 'MACs (G)', 'steps', 'minutes'),
     *('AP', 'AP50', 'AP fused', 'AP by seed'),
 )
-Result = Dict[str, float]
 
 
 def parse_args() -> argparse.Namespace:
@@ -139,30 +137,20 @@ def make_config(name: str, args: argparse.Namespace, classes: Sequence[str]) -> 
     return cfg
 
 
-def train(config: Path, seed: int) -> Result:
-    """Trains and evaluates one detector, unless that was done before with this config."""
-    folder = config.with_suffix('') / str(seed)
-    results = folder / 'results.json'
-    text = config.read_text()
-    if results.exists():
-        found = json.loads(results.read_text())
-        if found.pop('config') == text:
-            return found
-    run = train_and_evaluate(str(config), folder, '--cfg-options', f'randomness.seed={seed}')
-    steps = [line for line in read_log(folder) if 'loss' in line][-1]['step']
-    found = dict(minutes=run.minutes, steps=steps, trained=str(run.trained), fused=str(run.fused))
-    for metric in METRICS:
-        found[metric] = run.metrics[metric]
-        found[f'fused {metric}'] = run.fused_metrics[metric]
-    with replace_when_whole(results) as temporary:
-        temporary.write_text(json.dumps(dict(found, config=text)))
-    return found
-
-
-def spread(values: Sequence[float]) -> str:
-    """Mean and standard deviation; of one value, the value."""
-    deviation = f' ± {stdev(values):.3f}' if len(values) > 1 else ''
-    return f'{mean(values):.3f}{deviation}'
+def describe(cfg: Config, scale: Sequence[int], runs: Sequence[Run]) -> List[Any]:
+    """The columns of ``HEAD`` about a detector that was trained several times."""
+    counted = count(cfg, (scale[1], scale[0]), deploy=True)
+    box, box50 = ([run.metrics[metric] for run in runs] for metric in METRICS)
+    return [
+        f'{counted["parameters"] / 1e6:.2f}',
+        f'{counted["macs"] / 1e9:.2f}',
+        max(line['step'] for line in read_log(runs[0].folder) if 'loss' in line),
+        f'{mean(run.minutes for run in runs):.1f}',
+        spread(box, '.3f'),
+        spread(box50, '.3f'),
+        spread([run.fused_metrics[METRICS[0]] for run in runs], '.3f'),
+        ', '.join(f'{value:.3f}' for value in box),
+    ]
 
 
 def main() -> None:
@@ -180,33 +168,18 @@ def main() -> None:
     for each in product(args.detectors, args.backbones):
         configs[each] = args.work_dir / f'{"_".join(each)}.py'
         make_config('_'.join(each), args, classes).dump(configs[each])
-    found: Dict[Any, List[Result]] = {each: [] for each in configs}
+    runs: Dict[Tuple[str, str], List[Run]] = {each: [] for each in configs}
     for seed in range(args.seeds):
         for each, config in configs.items():
-            found[each].append(train(config, seed))
-    rows = []
+            folder = config.with_suffix('') / str(seed)
+            runs[each].append(train_once(str(config), folder, seed))
     init_default_scope('mmdet')
-    for each, runs in found.items():
-        cfg = read_config(configs[each])
-        picture = configs[each].with_suffix('.png')
+    rows = []
+    for each, config in configs.items():
+        cfg = read_config(config)
         dataset = DATASETS.build(cfg.test_dataloader.dataset)
-        draw_predictions(load_detector(Path(runs[0]['fused'])), dataset, picture)
-        counted = count(cfg, args.scale[::-1], deploy=True)
-        box, box50, fused = (
-            [run[name] for run in runs] for name in (*METRICS, f'fused {METRICS[0]}')
-        )
-        rows.append(
-            [
-                *each,
-                f'{counted["parameters"] / 1e6:.2f}',
-                f'{counted["macs"] / 1e9:.3f}',
-                *(runs[0]['steps'], f'{mean(run["minutes"] for run in runs):.1f}'),
-                *(spread(box), spread(box50), spread(fused)),
-                ', '.join(f'{value:.3f}' for value in box),
-            ]
-        )
-    boxes = Counter(a['category_id'] for a in contents[files[args.test]]['annotations'])
-    print(boxes)
+        draw_predictions(load_detector(runs[each][0].fused), dataset, config.with_suffix('.png'))
+        rows.append([*each, *describe(cfg, args.scale, runs[each])])
     table = '\n'.join(markdown_lines(HEAD, rows))
     with replace_when_whole(args.work_dir / 'results.md') as temporary:
         temporary.write_text(f'{describe_machine("cpu")}\n\n{table}\n')

@@ -6,14 +6,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Dict, NamedTuple, Sequence
 
 import cv2
 import numpy as np
 from matplotlib.figure import Figure
 
-from mmvanilla.checkpoint import latest_whole_checkpoint
+from mmvanilla.checkpoint import latest_whole_checkpoint, replace_when_whole
 from mmvanilla.cli.figures import write_figure
+from mmvanilla.cli.options import read_config
 from mmvanilla.cli.running import read_log
 
 PREDICTIONS = 'predictions.pkl'
@@ -49,6 +51,27 @@ def train_and_evaluate(config: str, folder: Path, *options: str) -> Run:
     metrics = evaluate(config, trained, folder / 'test')
     fused_metrics = evaluate(config, fused, folder / 'test_deploy', '--deploy')
     return Run(folder, minutes, trained, fused, metrics, fused_metrics)
+
+
+def train_once(config: str, folder: Path, seed: int) -> Run:
+    """As ``train_and_evaluate`` with a seed, unless the folder holds that run already."""
+    results = folder / 'results.json'
+    asked = dict(config=read_config(config).pretty_text, seed=seed)
+    if results.exists():
+        kept = json.loads(results.read_text())
+        if kept.pop('asked') == asked:
+            paths = {name: Path(kept.pop(name)) for name in ('folder', 'trained', 'fused')}
+            return Run(**paths, **kept)
+    run = train_and_evaluate(config, folder, '--cfg-options', f'randomness.seed={seed}')
+    with replace_when_whole(results) as temporary:
+        temporary.write_text(json.dumps(dict(run._asdict(), asked=asked), default=str))
+    return run
+
+
+def spread(values: Sequence[float], form: str) -> str:
+    """The mean of values, formatted, with their standard deviation if there are several."""
+    deviation = f' ± {stdev(values):{form}}' if len(values) > 1 else ''
+    return f'{mean(values):{form}}{deviation}'
 
 
 def run_tool(tool: str, *args: str) -> None:

@@ -1,8 +1,8 @@
 """Why orderings of the paper come out otherwise on the digits: one factor changed at a time.
 
-Trains rows of Tables 1 and 2 as ablations.py does, but longer, wider, on larger maps, and so on,
-with several seeds. Finished runs are not repeated. Prints the accuracies, and which of the paper's
-orderings hold in each setting; writes them to the work dir, setting by setting.
+Trains rows of VanillaNet-6 in Tables 1 and 2 as ablations.py does, but longer, wider, on larger
+maps, and so on, with several seeds. Finished runs are not repeated. Prints the accuracies, and
+which of the paper's orderings hold in each setting; writes them to the work dir as they come.
 """
 
 import argparse
@@ -19,8 +19,9 @@ from mmvanilla.cli.tables import markdown_lines
 from mmvanilla.cli.timing import describe_machine
 
 NETWORK = 'VanillaNet-6'
-# The rows of VanillaNet-6 in Tables 1 and 2, without their common ones twice.
+# Rows of Table 2 that are also in Table 1, and their names there
 COMMON = {'deep training': 'n = 0', 'both': 'n = 3'}
+WITHOUT_LAMBDA = ('neither', 'series activation')
 # The orderings that are looked at: what is better in the paper first.
 ORDERINGS = [
     *(('n = 3', 'n = 1'), ('n = 2', 'n = 1'), ('n = 3', 'n = 2'), ('n = 4', 'n = 3')),
@@ -36,14 +37,14 @@ def train_with(*transforms: dict) -> Dict[str, List[dict]]:
 
 
 SETTINGS = {
-    'as in the tables': Setting(),
-    '3 times as long': Setting(length=3),
-    '10 times as long': Setting(length=10),
-    '30 times as long': Setting(length=30),
-    'λ = 1 after a ninth': Setting(lambda_share=1 / 9),
-    'λ = 1 after two thirds': Setting(lambda_share=2 / 3),
-    # 16x16 to 8x8 positions instead of 16x16 to 2x2: ImageNet's are 56x56 to 7x7
-    'maps of 8x8 at the end': Setting(
+    'as-in-tables': Setting(),
+    'length-3': Setting(length=3),
+    'length-10': Setting(length=10),
+    'length-30': Setting(length=30),
+    'lambda-early': Setting(lambda_share=1 / 9),  # instead of a third
+    'lambda-late': Setting(lambda_share=2 / 3),
+    # Maps of 16x16 to 8x8 instead of 16x16 to 2x2; ImageNet's are of 56x56 to 7x7
+    'large-maps': Setting(
         options={
             'model.backbone.arch': dict(
                 _delete_=True, channels=[512, 1024, 2048, 4096, 4096], strides=[1, 1, 2, 1]
@@ -51,25 +52,49 @@ SETTINGS = {
             'model.backbone.out_indices': (1,),  # there are only two stages
         }
     ),
-    'twice as wide': Setting(
+    'width-2': Setting(
         options={'model.backbone.widen_factor': 1 / 16, 'model.head.in_channels': 256}
     ),
-    '4 times as wide': Setting(
+    'width-4': Setting(
         options={'model.backbone.widen_factor': 1 / 8, 'model.head.in_channels': 512}
     ),
-    'without weight decay': Setting(options={'optim_wrapper.optimizer.weight_decay': 0.0}),
-    'images shifted at random': Setting(
+    'no-decay': Setting(options={'optim_wrapper.optimizer.weight_decay': 0.0}),
+    'shifted-images': Setting(
         options=train_with(dict(type='RandomCrop', crop_size=64, padding=SHIFT))
     ),
 }
+# What takes over an hour each
+LONG = [
+    *('length-3', 'length-10', 'length-30'),
+    *('large-maps', 'width-2', 'width-4'),
+]
+ROWS = ['n = 0', 'n = 1', 'n = 3', 'neither', 'series activation']
 HEAD = ['setting', 'row', 'top-1', 'by seed']
 HEAD_OF_ORDERINGS = ['setting', 'in the paper', 'by', 'here: by', 'verdict']
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--settings', nargs='+', choices=SETTINGS, default=list(SETTINGS))
-    parser.add_argument('--rows', nargs='+', help="rows' names in Tables 1 and 2; by default all")
+    short = [name for name in SETTINGS if name not in LONG]
+    parser.add_argument(
+        '--settings',
+        nargs='+',
+        choices=SETTINGS,
+        default=short,
+        metavar='SETTING',
+        help=f'of {", ".join(SETTINGS)}; by default {", ".join(short)}',
+    )
+    parser.add_argument(
+        '--long', dest='settings', action='store_const', const=LONG, help='take the other settings'
+    )
+    parser.add_argument(
+        '--rows',
+        nargs='+',
+        choices=rows_of_network(),
+        default=ROWS,
+        metavar='ROW',
+        help=f'of Tables 1 and 2: {", ".join(rows_of_network())}; by default {", ".join(ROWS)}',
+    )
     parser.add_argument('--seeds', type=int, default=5, help='number of seeds')
     parser.add_argument('--jobs', type=int, default=os.cpu_count(), help='runs at a time')
     args = parser.parse_args()
@@ -77,9 +102,6 @@ def parse_args() -> argparse.Namespace:
         parser.error('--seeds takes 2 or more: one run has no standard deviation')
     if args.jobs < 1:
         parser.error('--jobs takes 1 or more')
-    unknown = set(args.rows or ()) - set(rows_of_network())
-    if unknown:
-        parser.error(f'--rows takes {", ".join(rows_of_network())}, not {", ".join(unknown)}')
     return args
 
 
@@ -100,29 +122,34 @@ def orderings(accuracies: Dict[str, List[float]], paper: Dict[str, float]) -> It
             yield [name, f'{by:.2f}', f'{here:.2f}', verdict]
 
 
+def train_rows(name: str, rows: Dict[str, str], seeds: int, jobs: int) -> Dict[str, List[float]]:
+    """The accuracies of rows (names to configs) in a setting, by seed."""
+    setting = SETTINGS[name]
+    same = [] if setting.lambda_share is None else WITHOUT_LAMBDA  # as in the tables
+    folders: Dict[str, List[str]] = {'': [], name: []}
+    for row, config in rows.items():
+        folders['' if row in same or setting == Setting() else name].append(config)
+    found = {}
+    for folder, configs in folders.items():
+        found.update(train_all(configs, seeds, jobs, folder, setting if folder else Setting()))
+    return {row: found[config] for row, config in rows.items()}
+
+
 def main() -> None:
     args = parse_args()
-    rows = {name: row for name, row in rows_of_network().items() if name in (args.rows or [name])}
-    paper = {name: float(row['top-1']) for name, row in rows.items()}
-    configs = {name: row['config'] for name, row in rows.items()}
+    known = rows_of_network()
+    paper = {name: float(known[name]['top-1']) for name in args.rows}
+    configs = {name: known[name]['config'] for name in args.rows}
     lines, ordered = [], []
     for name in args.settings:
         print(f'{name}:', file=sys.stderr)
-        setting = SETTINGS[name]
-        folder = '' if setting == Setting() else name.replace(' ', '_')
-        found = train_all(list(configs.values()), args.seeds, args.jobs, folder, setting)
-        accuracies = {row: found[config] for row, config in configs.items()}
+        accuracies = train_rows(name, configs, args.seeds, args.jobs)
         for row, values in accuracies.items():
             by_seed = ', '.join(f'{value:.2f}' for value in values)
             lines.append([name, row, f'{mean(values):.2f} ± {stdev(values):.2f}', by_seed])
         ordered += [[name, *line] for line in orderings(accuracies, paper)]
-        text = '\n\n'.join(
-            [
-                f'{describe_machine(DEVICE)}',
-                '\n'.join(markdown_lines(HEAD, lines)),
-                '\n'.join(markdown_lines(HEAD_OF_ORDERINGS, ordered)),
-            ]
-        )
+        tables = [markdown_lines(HEAD, lines), markdown_lines(HEAD_OF_ORDERINGS, ordered)]
+        text = '\n\n'.join([describe_machine(DEVICE), *map('\n'.join, tables)])
         with replace_when_whole(WORK_DIR / 'factors.md') as temporary:
             temporary.write_text(text + '\n')
     print(f'{text}\n\nThese tables are in {WORK_DIR}/factors.md.')

@@ -1,0 +1,105 @@
+"""Settings of the scaled runs: each changes what it says and nothing else."""
+
+import ablations
+import factors
+import pytest
+from mmengine.registry import init_default_scope
+from mmpretrain.registry import MODELS
+
+from mmvanilla.compatibility import meta_device
+
+ROWS = factors.rows_of_network()
+
+
+def flatten(part, place=''):
+    """The values of a config by their places."""
+    items = part.items() if isinstance(part, dict) else enumerate(part)
+    for key, value in items:
+        if isinstance(value, (dict, list, tuple)) and len(value):
+            yield from flatten(value, f'{place}{key}.')
+        else:
+            yield f'{place}{key}', value
+
+
+def config(row, setting):
+    return ablations.digits_config(ROWS[row]['config'], 0, setting)
+
+
+LENGTH = ('train_cfg.max_epochs', 'train_cfg.val_interval', 'param_scheduler.1.end')
+DECAY = 'custom_hooks.0.decay_iters'
+ARCH = 'model.backbone.arch'
+CHANGES = {
+    'as-in-tables': {},
+    'length-3': {**dict.fromkeys(LENGTH, 27), DECAY: 900},
+    'length-10': {**dict.fromkeys(LENGTH, 90), DECAY: 3000},
+    'length-30': {**dict.fromkeys(LENGTH, 270), DECAY: 9000},
+    'lambda-early': {DECAY: 100},
+    'lambda-late': {DECAY: 600},
+    'large-maps': {
+        **{f'{ARCH}.channels.{i}': c for i, c in enumerate([512, 1024, 2048, 4096, 4096])},
+        **{f'{ARCH}.strides.{i}': s for i, s in enumerate([1, 1, 2, 1])},
+        'model.backbone.out_indices.0': 1,
+    },
+    'width-2': {'model.backbone.widen_factor': 1 / 16, 'model.head.in_channels': 256},
+    'width-4': {'model.backbone.widen_factor': 1 / 8, 'model.head.in_channels': 512},
+    'no-decay': {'optim_wrapper.optimizer.weight_decay': 0.0},
+    'shifted-images': {
+        'train_dataloader.dataset.pipeline.1.type': 'RandomCrop',
+        'train_dataloader.dataset.pipeline.1.crop_size': 64,
+        'train_dataloader.dataset.pipeline.1.padding': 6,
+        'train_dataloader.dataset.pipeline.2.type': 'PackInputs',
+    },
+}
+
+
+@pytest.mark.parametrize('name', factors.SETTINGS)
+@pytest.mark.parametrize('row', ['n = 1', 'neither'])
+def test_setting_changes_what_it_says(name, row):
+    setting = factors.SETTINGS[name]
+    before, after = (
+        dict(flatten(config(row, s).to_dict())) for s in (ablations.Setting(), setting)
+    )
+    changed = {place: value for place, value in after.items() if before.get(place) != value}
+    expected = dict(CHANGES[name])
+    if row == 'neither':  # λ = 1 throughout
+        expected.pop(DECAY, None)
+    assert changed == expected
+    init_default_scope('mmpretrain')
+    with meta_device():
+        backbone = MODELS.build(config(row, setting).model).backbone
+    size = 8 if name == 'large-maps' else 2
+    assert backbone.out_strides == (64 // size,)
+
+
+def test_rows_that_lambda_does_not_change_are_not_trained_again(monkeypatch):
+    asked = []
+
+    def train_all(configs, seeds, jobs, folder, setting):
+        asked.append((folder, configs, setting))
+        return {each: [1.0, 2.0] for each in configs}
+
+    monkeypatch.setattr(factors, 'train_all', train_all)
+    rows = {'n = 1': 'a', 'neither': 'b'}
+    found = factors.train_rows('lambda-early', rows, 2, 1)
+    assert found == {'n = 1': [1.0, 2.0], 'neither': [1.0, 2.0]}
+    setting = factors.SETTINGS['lambda-early']
+    assert asked == [('', ['b'], ablations.Setting()), ('lambda-early', ['a'], setting)]
+
+
+def test_orderings():
+    paper = {name: float(row['top-1']) for name, row in ROWS.items()}
+    accuracies = {
+        'n = 1': [70.0, 71.0, 72.0],
+        'n = 3': [60.0, 61.0, 62.0],
+        'n = 0': [1.0, 2.0, 3.0],
+    }
+    ((name, by, here, verdict),) = factors.orderings(accuracies, paper)
+    assert (name, by, here) == ('n = 3 > n = 1', '1.83', '-10.00')
+    assert verdict.startswith('reversed')
+
+
+def test_common_rows_are_those_of_table_1():
+    rows = {row['row']: row for row in ablations.read_rows([2]) if row['network'] == 'VanillaNet-6'}
+    for name, common in factors.COMMON.items():
+        assert rows[name]['config'] == ROWS[common]['config']
+        assert rows[name]['top-1'] == ROWS[common]['top-1']

@@ -1,0 +1,83 @@
+"""Trains the demos' networks with several seeds: how much their results vary.
+
+The networks take turns. Finished runs are kept and not repeated: remove the folder to start over.
+"""
+
+import argparse
+from pathlib import Path
+from statistics import mean, median
+from typing import Dict, Iterator, List, NamedTuple
+
+from skeleton import Run, spread, train_once
+
+from mmvanilla.cli.running import read_log
+from mmvanilla.cli.tables import print_table
+
+
+class Network(NamedTuple):
+    """A config, and its metrics by what they are called here, with the format of their values."""
+
+    config: str
+    metrics: Dict[str, str]
+    form: str
+
+
+AP = {'box AP': 'coco/bbox_mAP'}
+NETWORKS = {
+    'retinanet': Network('retinanet_vanillanet-6_digits', AP, '.3f'),
+    'retinanet-merged': Network('retinanet_vanillanet-6_merged_digits', AP, '.3f'),
+    'mask_rcnn': Network(
+        'mask_rcnn_vanillanet-6_digits', {**AP, 'mask AP': 'coco/segm_mAP'}, '.3f'
+    ),
+    'upernet': Network('upernet_vanillanet-6_digits', {'mIoU (%)': 'mIoU'}, '.2f'),
+    'classifier': Network('vanillanet-6_digits', {'top-1 (%)': 'accuracy/top1'}, '.2f'),
+}
+WORK_DIR = Path('work_dirs/demo_seeds')
+HEAD = (
+    *('network', 'metric', 'in training form', 'fused', 'by seed'),
+    *('minutes of training', 'seconds a step at the end'),
+)
+
+
+def seconds_at_end(run: Run) -> float:
+    """The median time of a step in the last tenth of a run."""
+    times = [line['time'] for line in read_log(run.folder) if 'loss' in line]
+    return median(times[-max(1, len(times) // 10) :])
+
+
+def rows(name: str, runs: List[Run]) -> Iterator[List[str]]:
+    """The rows of ``HEAD`` about a network."""
+    _, metrics, form = NETWORKS[name]
+    for metric, key in metrics.items():
+        values = [run.metrics[key] for run in runs]
+        yield [
+            *(name, metric, spread(values, form)),
+            spread([run.fused_metrics[key] for run in runs], form),
+            ', '.join(format(value, form) for value in values),
+            f'{mean(run.minutes for run in runs):.1f}',
+            f'{mean(map(seconds_at_end, runs)):.3f}',
+        ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('networks', nargs='*', help=f'of {", ".join(NETWORKS)}; by default all')
+    parser.add_argument('--seeds', type=int, default=3, help='number of seeds')
+    args = parser.parse_args()
+    names = args.networks or list(NETWORKS)
+    unknown = [name for name in names if name not in NETWORKS]
+    if unknown:
+        parser.error(f'no network is called {unknown[0]}: choose of {", ".join(NETWORKS)}')
+    if args.seeds < 1:
+        parser.error('--seeds takes 1 or more')
+    runs: Dict[str, List[Run]] = {name: [] for name in names}
+    for seed in range(args.seeds):
+        for name in names:
+            config = f'configs/digits/{NETWORKS[name].config}.py'
+            runs[name].append(train_once(config, WORK_DIR / f'{name}_{seed}', seed))
+    print()
+    print_table(HEAD, (row for name in names for row in rows(name, runs[name])))
+
+
+if __name__ == '__main__':
+    main()
