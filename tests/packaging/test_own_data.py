@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 from helpers.config_options import loader_options
+from helpers.own_folder import copy_as_own
 from helpers.programs import ROOT, fail
 
 PAGE = (ROOT / 'docs/own_data.md').read_text()
@@ -22,15 +23,13 @@ model['bbox_head'].update(in_channels=8, feat_channels=8, stacked_convs=1)
 @pytest.fixture
 def train(digits, tmp_path):
     """Returns the arguments of a training run on three kinds of digits, with the guide's names."""
-    names = ['cat', 'dog', 'horse']
-    for part in ('train', 'val'):
-        folder = tmp_path / 'data/animals'
-        (folder / 'annotations').mkdir(parents=True, exist_ok=True)
-        shutil.copytree(digits / f'{part}2017', folder / part)
-        content = json.loads((digits / f'annotations/instances_{part}2017.json').read_text())
+
+    def rename(content):
+        names = ['cat', 'dog', 'horse']
         content['categories'] = [dict(id=i, name=name) for i, name in enumerate(names)]
         content['annotations'] = [a for a in content['annotations'] if a['category_id'] < 3]
-        (folder / f'annotations/{part}.json').write_text(json.dumps(content))
+
+    copy_as_own(digits, tmp_path / 'data/animals', rename)
 
     def arguments(change=''):
         config = tmp_path / 'animals.py'
@@ -63,7 +62,7 @@ def lose_a_box(folder):
 
 
 def empty_images(folder):
-    for path in (folder / 'train').iterdir():
+    for path in (folder / 'images').iterdir():
         path.write_bytes(b'')
 
 

@@ -1,12 +1,12 @@
 """Detectors on a user's own folder: its faults are named, and a small comparison runs."""
 
 import json
-import shutil
 from argparse import Namespace
 from itertools import product
 
 import own_data
 import pytest
+from helpers.own_folder import copy_as_own
 from helpers.programs import ROOT, fail, parse
 from mmdet.registry import MODELS
 from mmengine.registry import init_default_scope
@@ -14,17 +14,6 @@ from mmengine.registry import init_default_scope
 from mmvanilla.compatibility import meta_device
 
 DETECTORS = ['_'.join(each) for each in product(own_data.DETECTORS, own_data.BACKBONES)]
-
-
-@pytest.fixture
-def folder(digits, tmp_path):
-    """The digits in the layout of docs/own_data.md: images/ and annotations/NAME.json."""
-    (tmp_path / 'own/annotations').mkdir(parents=True)
-    for split in ('train', 'val'):
-        shutil.copytree(digits / f'{split}2017', tmp_path / 'own/images', dirs_exist_ok=True)
-        annotations = digits / f'annotations/instances_{split}2017.json'
-        shutil.copy(annotations, tmp_path / f'own/annotations/{split}.json')
-    return tmp_path / 'own'
 
 
 @pytest.mark.parametrize('name', DETECTORS)
@@ -133,7 +122,8 @@ def test_wrong_files_end_in_a_sentence(content, message, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_compares_on_a_folder(folder, run_tool, tmp_path, capsys):
+def test_compares_on_a_folder(digits, run_tool, tmp_path, capsys):
+    folder = copy_as_own(digits, tmp_path / 'own')
     path = folder / 'annotations/train.json'
     content = json.loads(path.read_text())
     content['annotations'][0].update(bbox=[9, 9, 0, 0], area=0)
