@@ -151,12 +151,14 @@ def test_verdicts():
         'not decided (p = 0.8)',
         'reproduced (p = 0.005)',
     ]
+    # 7.849 (18 + 2) / 1^2, the same, and 7.849 (2 + 2) / 5^2; at least 2
+    assert [line[4] for line in compared] == [157, 157, 2]
 
 
 @pytest.mark.filterwarnings('error')
 def test_verdict_without_deviation():
     (line,) = ablations.compare({'a': [50.0, 50.0], 'b': [60.0, 60.0]}, PAPER)
-    assert line[2:] == (10, 'not decided (p = nan)')
+    assert line[2:] == (10, 'not decided (p = nan)', 2)
 
 
 def test_report_and_picture(tmp_path):

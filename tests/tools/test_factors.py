@@ -8,7 +8,7 @@ from mmpretrain.registry import MODELS
 
 from mmvanilla.compatibility import meta_device
 
-ROWS = factors.rows_of_network()
+ROWS = factors.rows_of('VanillaNet-6')
 
 
 def flatten(part, place=''):
@@ -25,6 +25,10 @@ def config(row, setting):
     return ablations.digits_config(ROWS[row]['config'], 0, setting)
 
 
+PAPER = {
+    network: {name: float(row['top-1']) for name, row in factors.rows_of(network).items()}
+    for network in factors.ROWS
+}
 LENGTH = ('train_cfg.max_epochs', 'train_cfg.val_interval', 'param_scheduler.1.end')
 DECAY = 'custom_hooks.0.decay_iters'
 ARCH = 'model.backbone.arch'
@@ -87,19 +91,32 @@ def test_rows_that_lambda_does_not_change_are_not_trained_again(monkeypatch):
 
 
 def test_orderings():
-    paper = {name: float(row['top-1']) for name, row in ROWS.items()}
     accuracies = {
         'n = 1': [70.0, 71.0, 72.0],
         'n = 3': [60.0, 61.0, 62.0],
         'n = 0': [1.0, 2.0, 3.0],
     }
-    ((name, by, here, verdict),) = factors.orderings(accuracies, paper)
+    ((name, by, here, verdict, seeds),) = factors.orderings(accuracies, PAPER['VanillaNet-6'])
     assert (name, by, here) == ('n = 3 > n = 1', '1.83', '-10.00')
     assert verdict.startswith('reversed')
+    # (1.960 + 0.842)^2 (1 + 1) / 1.83^2, as tables of sample sizes have it
+    assert seeds == '5'
 
 
 def test_common_rows_are_those_of_table_1():
-    rows = {row['row']: row for row in ablations.read_rows([2]) if row['network'] == 'VanillaNet-6'}
-    for name, common in factors.COMMON.items():
-        assert rows[name]['config'] == ROWS[common]['config']
-        assert rows[name]['top-1'] == ROWS[common]['top-1']
+    rows = {(row['network'], row['row']): row for row in ablations.read_rows([2, 3])}
+    for (network, name), common in factors.COMMON.items():
+        for key in ('config', 'top-1'):
+            assert rows[network, name][key] == factors.rows_of(network)[common][key]
+
+
+@pytest.mark.parametrize('network', factors.ROWS)
+def test_default_rows_and_pairs_exist(network):
+    assert set(factors.ROWS[network]) <= set(factors.rows_of(network))
+    assert list(factors.orderings({n: [1.0, 2.0] for n in factors.ROWS[network]}, PAPER[network]))
+
+
+def test_unknown_row_is_named(run_tool, capsys):
+    with pytest.raises(SystemExit):
+        run_tool('tools/paper/factors.py', '--network', 'AlexNet', '--rows', 'n = 1')
+    assert "AlexNet has no row 'n = 1': choose of neither, deep training" in capsys.readouterr().err

@@ -14,9 +14,9 @@ import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from math import nan
+from math import ceil, nan
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import NormalDist, mean, stdev, variance
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
@@ -39,6 +39,10 @@ ITERS_PER_EPOCH = 100  # 6400 images in batches of 64
 # The settings of backbone and head in which the rows differ.
 TECHNIQUES = ('act_num', 'deep_training', 'merged', 'shortcut')
 TOP1 = 'accuracy/top1'
+# (z(0.975) + z(0.8))**2: a test at 5% sees a difference d of means of n values each, of variances
+# a and b, four times in five if n = this * (a + b) / d**2.
+NORMAL_80 = (NormalDist().inv_cdf(0.975) + NormalDist().inv_cdf(0.8)) ** 2
+HEAD_OF_ORDERINGS = ['in the paper', 'by', 'digits: by', 'verdict', 'seeds it would take']
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'  # as mmengine chooses
 
 Row = Dict[str, str]
@@ -198,14 +202,16 @@ def train_all(
     return {config: [found[config, seed] for seed in range(seeds)] for config in configs}
 
 
-def compare(rows: Rows, paper: Dict[str, float]) -> List[Tuple[str, float, float, str]]:
+def compare(rows: Rows, paper: Dict[str, float]) -> List[Tuple[str, float, float, str, float]]:
     """The paper's ordering of rows, each with the next, against the accuracies found.
 
     A difference counts if seeds alone would make one as large less than one time in twenty
     (Welch's t-test of the two rows).
 
     Returns:
-        What is better in the paper, by how much there, by how much here, and the verdict.
+        What is better in the paper, by how much there, by how much here, the verdict, and how many
+        seeds such a test needs to see a difference as large as the paper's four times in five, at
+        the variances found.
     """
     ranked = sorted(rows, key=paper.get, reverse=True)
     compared = []
@@ -215,7 +221,9 @@ def compare(rows: Rows, paper: Dict[str, float]) -> List[Tuple[str, float, float
         p = ttest_ind(rows[better], rows[worse], equal_var=False).pvalue if varies else nan
         verdict = 'not decided' if not p < 0.05 else 'reproduced' if here > 0 else 'reversed'
         verdict += f' (p = {p:.2g})'
-        compared.append((f'{better} > {worse}', paper[better] - paper[worse], here, verdict))
+        there = paper[better] - paper[worse]
+        seeds = NORMAL_80 * (variance(rows[better]) + variance(rows[worse])) / there**2
+        compared.append((f'{better} > {worse}', there, here, verdict, max(2, ceil(seeds))))
     return compared
 
 
@@ -237,8 +245,7 @@ def report(rows: Sequence[Row], found: Dict[str, List[float]]) -> str:
         head = ['network', 'row', 'paper: top-1', 'digits: top-1', 'by seed']
         parts.append(f'Table {table}, top-1 accuracy (%), mean ± standard deviation:')
         parts.append('\n'.join(markdown_lines(head, lines)))
-        head = ['in the paper', 'by', 'digits: by', 'verdict']
-        parts.append('\n'.join(markdown_lines(head, order(own, found))))
+        parts.append('\n'.join(markdown_lines(HEAD_OF_ORDERINGS, order(own, found))))
     return '\n\n'.join(parts)
 
 
@@ -257,7 +264,13 @@ def order(rows: Sequence[Row], found: Dict[str, List[float]]) -> List[List[str]]
             paper_gains[name] = paper['both'] - paper['neither']
     if gains:
         lines += compare(gains, paper_gains)
-    return [[name, f'{paper:.2f}', f'{here:.2f}', verdict] for name, paper, here, verdict in lines]
+    return list(map(format_ordering, lines))
+
+
+def format_ordering(line: Tuple[str, float, float, str, float]) -> List[str]:
+    """What ``compare`` says of two rows, as ``HEAD_OF_ORDERINGS`` has it."""
+    name, paper, here, verdict, seeds = line
+    return [name, f'{paper:.2f}', f'{here:.2f}', verdict, f'{seeds:,}']
 
 
 def draw(rows: Sequence[Row], found: Dict[str, List[float]], path: Path) -> None:

@@ -1,8 +1,8 @@
 """Why orderings of the paper come out otherwise on the digits: one factor changed at a time.
 
-Trains rows of VanillaNet-6 in Tables 1 and 2 as ablations.py does, but longer, wider, on larger
-maps, and so on, with several seeds. Finished runs are not repeated. Prints the accuracies, and
-which of the paper's orderings hold in each setting; writes them to the work dir as they come.
+Trains rows of Tables 1 to 3 as ablations.py does, but longer, wider, on larger maps, and so on,
+with several seeds. Finished runs are not repeated. Prints the accuracies, and which of the paper's
+orderings hold in each setting; writes them to the work dir as they come.
 """
 
 import argparse
@@ -11,21 +11,35 @@ import sys
 from statistics import mean, stdev
 from typing import Dict, Iterator, List
 
-from ablations import DEVICE, WORK_DIR, Setting, compare, read_rows, train_all
+from ablations import (
+    DEVICE,
+    HEAD_OF_ORDERINGS,
+    WORK_DIR,
+    Setting,
+    compare,
+    format_ordering,
+    read_rows,
+    train_all,
+)
 
 from mmvanilla.checkpoint import replace_when_whole
 from mmvanilla.cli.options import one_sentence_errors
 from mmvanilla.cli.tables import markdown_lines
 from mmvanilla.cli.timing import describe_machine
 
-NETWORK = 'VanillaNet-6'
-# Rows of Table 2 that are also in Table 1, and their names there
-COMMON = {'deep training': 'n = 0', 'both': 'n = 3'}
+# Rows that Table 1 has under other names
+COMMON = {
+    ('VanillaNet-6', 'deep training'): 'n = 0',
+    ('VanillaNet-6', 'both'): 'n = 3',
+    ('VanillaNet-6', 'no shortcut'): 'n = 3',
+}
 WITHOUT_LAMBDA = ('neither', 'series activation')
-# The orderings that are looked at: what is better in the paper first.
-ORDERINGS = [
+# The rows that are compared
+PAIRS = [
     *(('n = 3', 'n = 1'), ('n = 2', 'n = 1'), ('n = 3', 'n = 2'), ('n = 4', 'n = 3')),
     *(('n = 0', 'neither'), ('n = 3', 'series activation')),
+    *(('n = 3', 'shortcut before act'), ('shortcut before act', 'shortcut after act')),
+    *(('deep training', 'neither'), ('both', 'series activation')),
 ]
 SHIFT = 6  # pixels of 64
 LOAD, PACK = dict(type='LoadImageFromFile'), dict(type='PackInputs')
@@ -68,9 +82,13 @@ LONG = [
     *('length-3', 'length-10', 'length-30'),
     *('large-maps', 'width-2', 'width-4'),
 ]
-ROWS = ['n = 0', 'n = 1', 'n = 3', 'neither', 'series activation']
+# The rows that are trained by default, of each network
+ROWS: Dict[str, List[str]] = {
+    'VanillaNet-6': ['n = 0', 'n = 1', 'n = 3', 'neither', 'series activation'],
+    'AlexNet': ['neither', 'deep training', 'series activation', 'both'],
+    'ResNet-50': ['neither', 'deep training', 'series activation', 'both'],
+}
 HEAD = ['setting', 'row', 'top-1', 'by seed']
-HEAD_OF_ORDERINGS = ['setting', 'in the paper', 'by', 'here: by', 'verdict']
 
 
 def parse_args() -> argparse.Namespace:
@@ -87,13 +105,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--long', dest='settings', action='store_const', const=LONG, help='take the other settings'
     )
+    parser.add_argument('--network', choices=ROWS, default=list(ROWS)[0])
     parser.add_argument(
-        '--rows',
-        nargs='+',
-        choices=rows_of_network(),
-        default=ROWS,
-        metavar='ROW',
-        help=f'of Tables 1 and 2: {", ".join(rows_of_network())}; by default {", ".join(ROWS)}',
+        '--rows', nargs='+', metavar='ROW', help='of Tables 1 to 3; by default the main ones'
     )
     parser.add_argument('--seeds', type=int, default=5, help='number of seeds')
     parser.add_argument('--jobs', type=int, default=os.cpu_count(), help='runs at a time')
@@ -102,24 +116,30 @@ def parse_args() -> argparse.Namespace:
         parser.error('--seeds takes 2 or more: one run has no standard deviation')
     if args.jobs < 1:
         parser.error('--jobs takes 1 or more')
+    args.rows = args.rows or ROWS[args.network]
+    known = rows_of(args.network)
+    unknown = [name for name in args.rows if name not in known]
+    if unknown:
+        parser.error(f'{args.network} has no row {unknown[0]!r}: choose of {", ".join(known)}')
+    args.rows = {name: known[name] for name in args.rows}
     return args
 
 
-def rows_of_network() -> Dict[str, Dict[str, str]]:
-    """The rows of Tables 1 and 2 of VanillaNet-6, by their names."""
+def rows_of(network: str) -> Dict[str, Dict[str, str]]:
+    """The rows of a network in Tables 1 to 3, by their names; common ones once."""
     return {
         row['row']: row
-        for row in read_rows([1, 2])
-        if row['network'] == NETWORK and row['row'] not in COMMON
+        for row in read_rows([1, 2, 3])
+        if row['network'] == network and (network, row['row']) not in COMMON
     }
 
 
 def orderings(accuracies: Dict[str, List[float]], paper: Dict[str, float]) -> Iterator[List[str]]:
-    """The orderings of those rows that were trained, with verdicts."""
-    for pair in ORDERINGS:
+    """The orderings of ``PAIRS`` among rows that were trained, as ``HEAD_OF_ORDERINGS`` has it."""
+    for pair in PAIRS:
         if all(name in accuracies for name in pair):
-            ((name, by, here, verdict),) = compare({each: accuracies[each] for each in pair}, paper)
-            yield [name, f'{by:.2f}', f'{here:.2f}', verdict]
+            (line,) = compare({name: accuracies[name] for name in pair}, paper)
+            yield format_ordering(line)
 
 
 def train_rows(name: str, rows: Dict[str, str], seeds: int, jobs: int) -> Dict[str, List[float]]:
@@ -131,15 +151,15 @@ def train_rows(name: str, rows: Dict[str, str], seeds: int, jobs: int) -> Dict[s
         folders['' if row in same or setting == Setting() else name].append(config)
     found = {}
     for folder, configs in folders.items():
-        found.update(train_all(configs, seeds, jobs, folder, setting if folder else Setting()))
+        if configs:
+            found.update(train_all(configs, seeds, jobs, folder, setting if folder else Setting()))
     return {row: found[config] for row, config in rows.items()}
 
 
 def main() -> None:
     args = parse_args()
-    known = rows_of_network()
-    paper = {name: float(known[name]['top-1']) for name in args.rows}
-    configs = {name: known[name]['config'] for name in args.rows}
+    paper = {name: float(row['top-1']) for name, row in args.rows.items()}
+    configs = {name: row['config'] for name, row in args.rows.items()}
     lines, ordered = [], []
     for name in args.settings:
         print(f'{name}:', file=sys.stderr)
@@ -148,11 +168,15 @@ def main() -> None:
             by_seed = ', '.join(f'{value:.2f}' for value in values)
             lines.append([name, row, f'{mean(values):.2f} ± {stdev(values):.2f}', by_seed])
         ordered += [[name, *line] for line in orderings(accuracies, paper)]
-        tables = [markdown_lines(HEAD, lines), markdown_lines(HEAD_OF_ORDERINGS, ordered)]
+        tables = [
+            markdown_lines(HEAD, lines),
+            markdown_lines(['setting', *HEAD_OF_ORDERINGS], ordered),
+        ]
         text = '\n\n'.join([describe_machine(DEVICE), *map('\n'.join, tables)])
-        with replace_when_whole(WORK_DIR / 'factors.md') as temporary:
+        path = WORK_DIR / f'factors_{args.network}.md'
+        with replace_when_whole(path) as temporary:
             temporary.write_text(text + '\n')
-    print(f'{text}\n\nThese tables are in {WORK_DIR}/factors.md.')
+    print(f'{text}\n\nThese tables are in {path}.')
 
 
 if __name__ == '__main__':
