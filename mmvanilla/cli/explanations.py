@@ -5,13 +5,12 @@ Nothing here runs unless a program fails. Errors in modules of the user's own ke
 
 import errno
 import inspect
-import json
 import re
 import sysconfig
 import traceback
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional
+from typing import Any, Callable, Iterator, List, Optional
 
 from mmengine.config import DictAction
 from mmengine.dataset import BaseDataset
@@ -19,7 +18,7 @@ from mmengine.registry import Registry, build_from_cfg
 from torch import nn
 
 from ..arguments import accepted_names, nearest, unknown_names
-from ..engine.hooks.run_check_hook import explain_classes
+from ..coco_annotations import explain_classes, read_annotations
 from ..errors import UsageError, first_line, reason
 
 PACKAGES = ('mmengine', 'mmcv', 'mmdet', 'mmpretrain', 'mmseg', 'torch', 'torchvision', 'mmvanilla')
@@ -104,64 +103,15 @@ def _explain_data(error: BaseException, frames: List[Any]) -> Optional[str]:
     dataset = reading[-1]
     path = dataset.__dict__.get('ann_file') or dataset.__dict__.get('data_root')
     classes = (dataset.__dict__.get('_metainfo') or {}).get('classes')
-    fault = _fault_of_coco(path)
-    if fault is None and isinstance(classes, (list, tuple)) and 'concatenate' in str(error):
+    if str(path).endswith('.json'):
+        try:
+            read_annotations(path)
+        except UsageError as fault:
+            return str(fault)
+    if isinstance(classes, (list, tuple)) and 'concatenate' in str(error):
         return explain_classes(path, classes)
-    fault = fault or f'{type(dataset).__name__} cannot read it ({reason(error)})'
-    return f'{path} is not as it should be: {fault}.'
-
-
-def _fault_of_coco(path: Any) -> Optional[str]:
-    """What is wrong with a JSON file of COCO's format; None if it is right, or another file."""
-    if not str(path).endswith('.json'):
-        return None
-    try:
-        with open(path, encoding='utf-8') as file:
-            content = json.load(file)
-    except (OSError, ValueError) as error:  # JSONDecodeError and UnicodeDecodeError are such
-        return f'it is no JSON file ({first_line(error)})'
-    if not isinstance(content, dict):
-        return f'it holds a {type(content).__name__}, but COCO has a dict'
-    for kind, keys in COCO.items():
-        if not isinstance(content.get(kind), list):
-            return f'it has no list of {kind}'
-        for i, item in enumerate(content[kind]):
-            for key, fits in keys.items():
-                if not isinstance(item, dict) or key not in item:
-                    return f'{kind}[{i}] has no {key}'
-                if not fits(item[key]):
-                    return f'{kind}[{i}] has the {key} {str(item[key])[:60]}'
-    known = {image['id'] for image in content['images']}
-    lost = next((a for a in content['annotations'] if a['image_id'] not in known), None)
-    return lost and f'annotation {lost.get("id")} is of image {lost["image_id"]}, which is missing'
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _is_box(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 4 and all(map(_is_number, value))
-
-
-# What mmdet reads of a file, and the form that it has.
-COCO: Dict[str, Dict[str, Callable[[Any], bool]]] = dict(
-    images=dict(
-        id=lambda value: isinstance(value, (int, str)),
-        file_name=lambda value: isinstance(value, str),
-        height=_is_number,
-        width=_is_number,
-    ),
-    annotations=dict(
-        image_id=lambda value: isinstance(value, (int, str)),
-        category_id=lambda value: isinstance(value, (int, str)),
-        bbox=_is_box,
-        area=_is_number,
-    ),
-    categories=dict(
-        id=lambda value: isinstance(value, (int, str)), name=lambda value: isinstance(value, str)
-    ),
-)
+    kind = type(dataset).__name__
+    return f'{path} is not as it should be: {kind} cannot read it ({reason(error)}).'
 
 
 def _explain_part(error: BaseException, frames: List[Any]) -> Optional[str]:

@@ -16,8 +16,8 @@ from mmvanilla import merge_deep_convs, switch_to_deploy
 from mmvanilla.engine.hooks import deep_training_hook
 from mmvanilla.models import deep_conv
 
-# Rounding differs between CPUs, and training amplifies it: to about 1e-8 at the end.
-TOLERANCE = 1e-7
+# Rounding differs between CPUs, and training amplifies it: to 3e-8 in the logits where measured.
+TOLERANCE = 3e-7
 
 
 @pytest.fixture(scope='module')
@@ -124,7 +124,7 @@ def deviations(recorded, work_dir, norm_cfg=dict(type='BN')):
 
 def test_trains_as_the_authors_do(recorded, tmp_path):
     found = deviations(recorded, tmp_path)
-    assert max(found.values()) < TOLERANCE, found
+    assert all(value < TOLERANCE for value in found.values()), found  # NaN fails too
 
 
 def late_lambda(monkeypatch):
@@ -157,5 +157,4 @@ def test_mistakes_are_noticed(mistake, norm_cfg, noticed, recorded, tmp_path, mo
     if mistake:
         mistake(monkeypatch)
     found = deviations(recorded, tmp_path, dict(type='BN', **norm_cfg))
-    print(found)
-    assert [name for name, value in found.items() if value > TOLERANCE] == noticed, found
+    assert [name for name, value in found.items() if not value < TOLERANCE] == noticed, found

@@ -70,6 +70,11 @@ def empty_images(folder):
 MISTAKES = [
     ('num_classes=80', "model['bbox_head']['num_classes'] = 80"),
     ('no `metainfo`', "train_dataloader['dataset'].pop('metainfo')"),
+    (
+        'another order',
+        'for part in (train_dataloader, val_dataloader):\n'
+        "    part['dataset']['metainfo'] = dict(classes=('dog', 'cat', 'horse'))",
+    ),
     ('without the comma', "train_dataloader['dataset']['metainfo'] = dict(classes=('cat'))"),
     ('start_level=0', "model['neck']['start_level'] = 1"),
     ('`_delete_=True` forgotten', "model['backbone'].pop('_delete_')"),

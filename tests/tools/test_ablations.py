@@ -4,6 +4,7 @@ import json
 from statistics import mean
 
 import ablations
+import numpy as np
 import pytest
 import torch
 from helpers.networks import randomize, relative_error
@@ -151,14 +152,36 @@ def test_verdicts():
         'not decided (p = 0.8)',
         'reproduced (p = 0.005)',
     ]
-    # 7.849 (18 + 2) / 1^2, the same, and 7.849 (2 + 2) / 5^2; at least 2
-    assert [line[4] for line in compared] == [157, 157, 2]
+
+
+# As tables of sample sizes have it, for a t-test of two samples of one variance (Cohen 1988), and
+# by simulation for two variances.
+@pytest.mark.parametrize(
+    ('variances', 'difference', 'seeds'),
+    [((1, 1), 1, 17), ((1, 1), -0.5, 64), ((4, 4), 1, 64), ((1, 1), 0.2, 394), ((1, 1), 3, 4)],
+)
+def test_seeds_needed(variances, difference, seeds):
+    assert ablations.seeds_needed(*variances, difference) == seeds
+
+
+def test_seeds_needed_see_the_difference():
+    """Of simulated runs with as many seeds, the test sees the difference in four of five."""
+    seeds = ablations.seeds_needed(9, 1, 2)
+    rng = np.random.default_rng(0)
+    seen = [
+        ablations.ttest_ind(
+            rng.normal(2, 3, (4000, n)), rng.normal(0, 1, (4000, n)), axis=1, equal_var=False
+        ).pvalue
+        < 0.05
+        for n in (seeds - 2, seeds)
+    ]
+    assert seen[0].mean() < 0.8 < seen[1].mean() + 0.02
 
 
 @pytest.mark.filterwarnings('error')
 def test_verdict_without_deviation():
     (line,) = ablations.compare({'a': [50.0, 50.0], 'b': [60.0, 60.0]}, PAPER)
-    assert line[2:] == (10, 'not decided (p = nan)', 2)
+    assert line[2:] == (10, 'not decided (p = nan)', None)
 
 
 def test_report_and_picture(tmp_path):

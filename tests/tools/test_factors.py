@@ -99,8 +99,7 @@ def test_orderings():
     ((name, by, here, verdict, seeds),) = factors.orderings(accuracies, PAPER['VanillaNet-6'])
     assert (name, by, here) == ('n = 3 > n = 1', '1.83', '-10.00')
     assert verdict.startswith('reversed')
-    # (1.960 + 0.842)^2 (1 + 1) / 1.83^2, as tables of sample sizes have it
-    assert seeds == '5'
+    assert seeds == '6'  # for a difference of 1.83 deviations
 
 
 def test_common_rows_are_those_of_table_1():
@@ -114,6 +113,12 @@ def test_common_rows_are_those_of_table_1():
 def test_default_rows_and_pairs_exist(network):
     assert set(factors.ROWS[network]) <= set(factors.rows_of(network))
     assert list(factors.orderings({n: [1.0, 2.0] for n in factors.ROWS[network]}, PAPER[network]))
+
+
+def test_settings_of_vanillanet_are_refused_for_others(run_tool, capsys):
+    with pytest.raises(SystemExit):
+        run_tool('tools/paper/factors.py', '--network', 'AlexNet', '--long')
+    assert 'large-maps, width-2, width-4 is only for VanillaNet-6' in capsys.readouterr().err
 
 
 def test_unknown_row_is_named(run_tool, capsys):

@@ -4,6 +4,7 @@ import argparse
 from functools import partial
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from mmdet.registry import DATASETS, MODELS
@@ -41,15 +42,17 @@ def draw_predictions(model: torch.nn.Module, dataset: torch.utils.data.Dataset, 
     visualizer = DetLocalVisualizer()
     visualizer.dataset_meta = dataset.metainfo
     pictures = []
-    for index in range(NUM_PICTURES):
+    for index in range(min(NUM_PICTURES, len(dataset))):
         data = dataset[index]
         image = data['inputs'].permute(1, 2, 0).numpy()[..., ::-1]  # (H, W, 3), RGB
+        height, width = data['data_samples'].ori_shape  # all boxes are in pixels of this size
+        image = cv2.resize(np.ascontiguousarray(image), (width, height))
         with torch.inference_mode():
             (result,) = model.test_step(pseudo_collate([data]))
         # To keep it legible: the most likely of several classes at one place.
         predicted = result.pred_instances
         result.pred_instances = predicted[nms(predicted.bboxes, predicted.scores, 0.5)]
-        visualizer.add_datasample('', np.ascontiguousarray(image), result, pred_score_thr=SCORE)
+        visualizer.add_datasample('', image, result, pred_score_thr=SCORE)
         pictures.append(visualizer.get_image())
     write_picture(pictures, path)
 

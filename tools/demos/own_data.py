@@ -7,7 +7,6 @@ of predictions and the configs are left in the work dir.
 """
 
 import argparse
-import json
 import sys
 from itertools import product
 from pathlib import Path
@@ -18,13 +17,19 @@ from detection import draw_predictions, load_detector
 from mmdet.registry import DATASETS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from skeleton import Run, spread, train_once
+from skeleton import DEVICE, Run, spread, train_once
 
-from mmvanilla.checkpoint import replace_when_whole
+from mmvanilla.checkpoint import check_writable, load_checkpoint, replace_when_whole
+from mmvanilla.cli.checks import SETTINGS
 from mmvanilla.cli.options import one_sentence_errors, read_config
-from mmvanilla.cli.running import read_log
 from mmvanilla.cli.tables import markdown_lines
 from mmvanilla.cli.timing import describe_machine
+from mmvanilla.coco_annotations import (
+    OVER_THE_BORDER,
+    faulty_boxes,
+    list_some,
+    read_annotations,
+)
 from mmvanilla.config import nested_dicts
 from mmvanilla.errors import UsageError
 from mmvanilla.model_index import find_root
@@ -55,9 +60,9 @@ def parse_args() -> argparse.Namespace:
         '--scale',
         type=int,
         nargs=2,
-        metavar=('WIDTH', 'HEIGHT'),
+        metavar=('LONG', 'SHORT'),
         default=(320, 240),
-        help='the size within which each image is resized',
+        help='images are resized to have at most these sides',
     )
     parser.add_argument('--work-dir', type=Path, help='by default work_dirs/own_data/FOLDER')
     args = parser.parse_args()
@@ -67,46 +72,53 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def read_annotations(path: Path) -> Dict[str, Any]:
-    """The content of an annotation file.
+def check_files(train: Path, test: Path, images: Path) -> List[str]:
+    """Reads both files of annotations, and warns about boxes with faults.
+
+    Returns:
+        The names of the classes, in the order by which MMDetection numbers them.
 
     Raises:
-        UsageError: if it is absent or not in COCO's format.
+        UsageError: if a file is not as it should be, if their categories differ, or if an image is
+            missing.
     """
-    try:
-        content = json.loads(path.read_text(encoding='utf-8'))
-    except FileNotFoundError:
-        raise UsageError(f'{path} does not exist: put it there, or name another file.') from None
-    except ValueError as error:
-        raise UsageError(f'{path} is no JSON file ({error}).') from None
-    parts = ('images', 'annotations', 'categories')
-    if not isinstance(content, dict) or not all(content.get(part) for part in parts):
-        raise UsageError(f"{path} is not in COCO's format: it needs {', '.join(parts)}.")
-    return content
+    contents = {path: read_annotations(path) for path in (train, test)}
+    names = {path: [each['name'] for each in contents[path]['categories']] for path in contents}
+    if names[train] != names[test]:
+        raise UsageError(
+            f'{train} has the categories {list_some(names[train])}, but {test} '
+            f'{list_some(names[test])}: write the same into both, in one order.'
+        )
+    for path, content in contents.items():
+        if not content['annotations'] or not content['categories']:
+            raise UsageError(f'{path} has no annotations or no categories: add some.')
+        files = [images / image['file_name'] for image in content['images']]
+        missing = [file for file in files if not file.is_file()]
+        if missing:
+            raise UsageError(f'{missing[0]}, which {path} lists, does not exist: put it there.')
+    check_metric(test, contents[test]['annotations'])
+    for path, content in contents.items():
+        for fault, ids in faulty_boxes(content).items():
+            use = 'counted as missed' if path == test else 'left out'
+            print(
+                f'warning: {path}: {len(ids)} with boxes {fault}, which are '
+                f'{"used as they are" if fault == OVER_THE_BORDER else use}: annotations '
+                f'{list_some(ids)}',
+                file=sys.stderr,
+            )
+    return names[train]
 
 
-def find_faults(content: Dict[str, Any]) -> Dict[str, List[Any]]:
-    """The ids of annotations that MMDetection does not use, and of some that it does, by fault."""
-    images = {image['id']: image for image in content['images']}
-    categories = {category['id'] for category in content['categories']}
-    faults: Dict[str, List[Any]] = {}
-    for annotation in content['annotations']:
-        image = images.get(annotation['image_id'])
-        x, y, width, height = annotation['bbox']
-        if image is None:
-            fault = 'of an image that is not listed, left out'
-        elif annotation['category_id'] not in categories:
-            fault = 'of a category that is not listed, left out'
-        elif width < 1 or height < 1 or annotation.get('area', width * height) <= 0:
-            fault = 'without an area, left out'
-        elif x >= image['width'] or y >= image['height'] or x + width <= 0 or y + height <= 0:
-            fault = 'outside the image, left out'
-        elif x < 0 or y < 0 or x + width > image['width'] or y + height > image['height']:
-            fault = 'over the border, kept'
-        else:
-            continue
-        faults.setdefault(fault, []).append(annotation['id'])
-    return faults
+def check_metric(path: Path, annotations: Sequence[Dict[str, Any]]) -> None:
+    """Raises UsageError if pycocotools cannot use annotations, or counts right boxes as wrong."""
+    ids = [annotation.get('id') for annotation in annotations]
+    if len(set(ids)) < len(ids) or not all(ids):
+        raise UsageError(
+            f'{path}: an annotation has no id, the id of another, or the id 0, which pycocotools '
+            'takes for none: number them from 1.'
+        )
+    if not all('iscrowd' in annotation for annotation in annotations):
+        raise UsageError(f'{path}: an annotation has no iscrowd, which pycocotools needs: add 0.')
 
 
 def make_config(name: str, args: argparse.Namespace, classes: Sequence[str]) -> Config:
@@ -118,23 +130,23 @@ def make_config(name: str, args: argparse.Namespace, classes: Sequence[str]) -> 
     for split, file in (('train', args.train), ('val', args.test), ('test', args.test)):
         dataset = cfg[f'{split}_dataloader'].dataset
         dataset.update(
-            data_root=str(args.folder),
+            data_root=str(args.folder.resolve()),
             ann_file=f'annotations/{file}.json',
             data_prefix=dict(img='images/'),
-            metainfo=dict(classes=tuple(classes)),
+            metainfo=dict(classes=tuple(classes), palette='random'),
         )
         for transform in dataset.pipeline:
             if transform['type'] == 'Resize':
                 transform['scale'] = tuple(args.scale)
     for evaluator in (cfg.val_evaluator, cfg.test_evaluator):
-        evaluator.ann_file = str(args.folder / 'annotations' / f'{args.test}.json')
+        evaluator.ann_file = str(args.folder.resolve() / f'annotations/{args.test}.json')
     # As long a part of the run with λ < 1 as in the config.
     part = args.epochs / cfg.train_cfg.max_epochs
     cfg.train_cfg.update(max_epochs=args.epochs, val_interval=args.epochs)
     cfg.param_scheduler[1].end = args.epochs
     for hook in cfg.get('custom_hooks') or ():
         hook.decay_epochs = round(hook.decay_epochs * part)
-    return cfg
+    return Config({name: value for name, value in cfg.items() if name in SETTINGS})
 
 
 def describe(cfg: Config, scale: Sequence[int], runs: Sequence[Run]) -> List[Any]:
@@ -144,7 +156,7 @@ def describe(cfg: Config, scale: Sequence[int], runs: Sequence[Run]) -> List[Any
     return [
         f'{counted["parameters"] / 1e6:.2f}',
         f'{counted["macs"] / 1e9:.2f}',
-        max(line['step'] for line in read_log(runs[0].folder) if 'loss' in line),
+        load_checkpoint(runs[0].trained)['meta']['iter'],
         f'{mean(run.minutes for run in runs):.1f}',
         spread(box, '.3f'),
         spread(box50, '.3f'),
@@ -155,16 +167,11 @@ def describe(cfg: Config, scale: Sequence[int], runs: Sequence[Run]) -> List[Any
 
 def main() -> None:
     args = parse_args()
-    files = {name: args.folder / 'annotations' / f'{name}.json' for name in (args.train, args.test)}
-    contents = {path: read_annotations(path) for path in files.values()}
-    for path, content in contents.items():
-        for fault, ids in find_faults(content).items():
-            some = ', '.join(map(str, ids[:5])) + (', ...' if len(ids) > 5 else '')
-            print(f'warning: {path}: {len(ids)} boxes {fault}: annotations {some}', file=sys.stderr)
-    categories = contents[files[args.train]]['categories']
-    classes = [category['name'] for category in categories]
-    configs = {}
+    files = [args.folder / f'annotations/{name}.json' for name in (args.train, args.test)]
+    classes = check_files(*files, args.folder / 'images')
+    check_writable(str(args.work_dir), is_folder=True)
     args.work_dir.mkdir(parents=True, exist_ok=True)
+    configs = {}
     for each in product(args.detectors, args.backbones):
         configs[each] = args.work_dir / f'{"_".join(each)}.py'
         make_config('_'.join(each), args, classes).dump(configs[each])
@@ -172,18 +179,20 @@ def main() -> None:
     for seed in range(args.seeds):
         for each, config in configs.items():
             folder = config.with_suffix('') / str(seed)
-            runs[each].append(train_once(str(config), folder, seed))
-    init_default_scope('mmdet')
-    rows = []
-    for each, config in configs.items():
-        cfg = read_config(config)
-        dataset = DATASETS.build(cfg.test_dataloader.dataset)
-        draw_predictions(load_detector(runs[each][0].fused), dataset, config.with_suffix('.png'))
-        rows.append([*each, *describe(cfg, args.scale, runs[each])])
+            runs[each].append(train_once(str(config), folder, seed, files))
+    rows = [
+        [*each, *describe(read_config(config), args.scale, runs[each])]
+        for each, config in configs.items()
+    ]
     table = '\n'.join(markdown_lines(HEAD, rows))
     with replace_when_whole(args.work_dir / 'results.md') as temporary:
-        temporary.write_text(f'{describe_machine("cpu")}\n\n{table}\n')
-    print(f'\n{table}\n\nThis table and pictures (truth left, predictions right): {args.work_dir}')
+        temporary.write_text(f'{describe_machine(DEVICE)}\n\n{table}\n')
+    print(f'\n{table}\n')
+    init_default_scope('mmdet')
+    for each, config in configs.items():
+        dataset = DATASETS.build(read_config(config).test_dataloader.dataset)
+        draw_predictions(load_detector(runs[each][0].fused), dataset, config.with_suffix('.png'))
+    print(f'This table and pictures (truth left, predictions right): {args.work_dir}')
 
 
 if __name__ == '__main__':

@@ -10,6 +10,7 @@ from typing import Dict, Iterator, List, NamedTuple
 
 from skeleton import Run, spread, train_once
 
+from mmvanilla.cli.options import one_sentence_errors
 from mmvanilla.cli.running import read_log
 from mmvanilla.cli.tables import print_table
 
@@ -64,7 +65,7 @@ def main() -> None:
     parser.add_argument('networks', nargs='*', help=f'of {", ".join(NETWORKS)}; by default all')
     parser.add_argument('--seeds', type=int, default=3, help='number of seeds')
     args = parser.parse_args()
-    names = args.networks or list(NETWORKS)
+    names = list(dict.fromkeys(args.networks or NETWORKS))
     unknown = [name for name in names if name not in NETWORKS]
     if unknown:
         parser.error(f'no network is called {unknown[0]}: choose of {", ".join(NETWORKS)}')
@@ -80,4 +81,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    with one_sentence_errors():
+        main()

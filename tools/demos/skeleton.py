@@ -1,5 +1,6 @@
 """What the demos share: training, fusing and evaluating as a user would, and reporting it."""
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -11,14 +12,19 @@ from typing import Dict, NamedTuple, Sequence
 
 import cv2
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 
 from mmvanilla.checkpoint import latest_whole_checkpoint, replace_when_whole
 from mmvanilla.cli.figures import write_figure
 from mmvanilla.cli.options import read_config
 from mmvanilla.cli.running import read_log
+from mmvanilla.cli.timing import describe_machine
+from mmvanilla.errors import UsageError
 
 PREDICTIONS = 'predictions.pkl'
+RESULTS = 'results.json'
+DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'  # as mmengine chooses
 
 
 class Run(NamedTuple):
@@ -53,18 +59,42 @@ def train_and_evaluate(config: str, folder: Path, *options: str) -> Run:
     return Run(folder, minutes, trained, fused, metrics, fused_metrics)
 
 
-def train_once(config: str, folder: Path, seed: int) -> Run:
-    """As ``train_and_evaluate`` with a seed, unless the folder holds that run already."""
-    results = folder / 'results.json'
-    asked = dict(config=read_config(config).pretty_text, seed=seed)
+def train_once(config: str, folder: Path, seed: int, data: Sequence[Path] = ()) -> Run:
+    """As ``train_and_evaluate`` with a seed, unless the folder holds that run already.
+
+    Args:
+        config: The config file.
+        folder: For all output.
+        seed: The seed.
+        data: Files without a change of which a finished run counts.
+
+    Raises:
+        UsageError: if the folder holds a finished run of another config, of other data or from
+            another machine. A run that was stopped starts over.
+    """
+    results = folder / RESULTS
+    asked = dict(
+        config=read_config(config).pretty_text,
+        seed=seed,
+        data=[hashlib.sha256(path.read_bytes()).hexdigest() for path in data],
+        machine=describe_machine(DEVICE),
+    )
     if results.exists():
         kept = json.loads(results.read_text())
-        if kept.pop('asked') == asked:
-            paths = {name: Path(kept.pop(name)) for name in ('folder', 'trained', 'fused')}
-            return Run(**paths, **kept)
+        different = [name for name, value in kept.pop('asked').items() if value != asked[name]]
+        if different:
+            raise UsageError(
+                f'{folder} holds a run with another {different[0]}: remove it, or use another '
+                'folder.'
+            )
+        return Run(
+            folder, trained=folder / kept.pop('trained'), fused=folder / kept.pop('fused'), **kept
+        )
     run = train_and_evaluate(config, folder, '--cfg-options', f'randomness.seed={seed}')
+    kept = dict(run._asdict(), trained=run.trained.name, fused=run.fused.name, asked=asked)
+    del kept['folder']
     with replace_when_whole(results) as temporary:
-        temporary.write_text(json.dumps(dict(run._asdict(), asked=asked), default=str))
+        temporary.write_text(json.dumps(kept))
     return run
 
 
@@ -76,8 +106,8 @@ def spread(values: Sequence[float], form: str) -> str:
 
 def run_tool(tool: str, *args: str) -> None:
     """Runs a tool as a user would; if it fails, the demo ends."""
-    command = [sys.executable, f'tools/{tool}.py', *args]
-    print('$', ' '.join(['python', *command[1:]]), flush=True)
+    command = [sys.executable, str(Path(__file__).parents[1] / f'{tool}.py'), *args]
+    print('$', ' '.join(['python', f'tools/{tool}.py', *args]), flush=True)
     if subprocess.run(command).returncode != 0:
         sys.exit(f'tools/{tool}.py failed: see its output above.')
 
@@ -142,7 +172,14 @@ def both(run: Run, metric: str, form: str) -> str:
 
 
 def write_picture(pictures: Sequence[np.ndarray], path: Path) -> None:
-    """Writes pictures of one size, (H, W, 3) in RGB, two per row, with black borders."""
-    framed = [cv2.copyMakeBorder(each, 3, 3, 3, 3, cv2.BORDER_CONSTANT) for each in pictures]
+    """Writes pictures, (H, W, 3) in RGB, two per row, with black borders."""
+    height, width = np.max([each.shape[:2] for each in pictures], axis=0)
+    framed = [
+        cv2.copyMakeBorder(each, 3, 3 + below, 3, 3 + beside, cv2.BORDER_CONSTANT)
+        for each in pictures
+        for below, beside in [(height - each.shape[0], width - each.shape[1])]
+    ]
+    if len(framed) % 2:
+        framed.append(np.zeros_like(framed[0]))
     rows = [np.hstack(framed[i : i + 2]) for i in range(0, len(framed), 2)]
     cv2.imwrite(str(path), np.vstack(rows)[..., ::-1])

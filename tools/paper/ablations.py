@@ -14,14 +14,16 @@ import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from math import ceil, nan
+from math import nan
 from pathlib import Path
-from statistics import NormalDist, mean, stdev, variance
+from statistics import mean, stdev, variance
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from matplotlib.figure import Figure
 from mmengine.config import Config
+from scipy.stats import nct as noncentral
+from scipy.stats import t as student
 from scipy.stats import ttest_ind
 from tqdm import tqdm
 
@@ -39,11 +41,9 @@ ITERS_PER_EPOCH = 100  # 6400 images in batches of 64
 # The settings of backbone and head in which the rows differ.
 TECHNIQUES = ('act_num', 'deep_training', 'merged', 'shortcut')
 TOP1 = 'accuracy/top1'
-# (z(0.975) + z(0.8))**2: a test at 5% sees a difference d of means of n values each, of variances
-# a and b, four times in five if n = this * (a + b) / d**2.
-NORMAL_80 = (NormalDist().inv_cdf(0.975) + NormalDist().inv_cdf(0.8)) ** 2
 HEAD_OF_ORDERINGS = ['in the paper', 'by', 'digits: by', 'verdict', 'seeds it would take']
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'  # as mmengine chooses
+JOBS = 1 if DEVICE == 'cuda' else os.cpu_count()
 
 Row = Dict[str, str]
 Rows = Dict[str, List[float]]  # accuracies, one per seed, by the name of the row
@@ -58,7 +58,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--jobs',
         type=int,
-        default=1 if DEVICE == 'cuda' else os.cpu_count(),
+        default=JOBS,
         help='runs at a time; without a GPU one per core',
     )
     args = parser.parse_args()
@@ -202,16 +202,17 @@ def train_all(
     return {config: [found[config, seed] for seed in range(seeds)] for config in configs}
 
 
-def compare(rows: Rows, paper: Dict[str, float]) -> List[Tuple[str, float, float, str, float]]:
+def compare(
+    rows: Rows, paper: Dict[str, float]
+) -> List[Tuple[str, float, float, str, Optional[int]]]:
     """The paper's ordering of rows, each with the next, against the accuracies found.
 
     A difference counts if seeds alone would make one as large less than one time in twenty
     (Welch's t-test of the two rows).
 
     Returns:
-        What is better in the paper, by how much there, by how much here, the verdict, and how many
-        seeds such a test needs to see a difference as large as the paper's four times in five, at
-        the variances found.
+        What is better in the paper, by how much there, by how much here, the verdict, and
+        ``seeds_needed`` for a difference as large as the paper's.
     """
     ranked = sorted(rows, key=paper.get, reverse=True)
     compared = []
@@ -222,9 +223,39 @@ def compare(rows: Rows, paper: Dict[str, float]) -> List[Tuple[str, float, float
         verdict = 'not decided' if not p < 0.05 else 'reproduced' if here > 0 else 'reversed'
         verdict += f' (p = {p:.2g})'
         there = paper[better] - paper[worse]
-        seeds = NORMAL_80 * (variance(rows[better]) + variance(rows[worse])) / there**2
-        compared.append((f'{better} > {worse}', there, here, verdict, max(2, ceil(seeds))))
+        seeds = seeds_needed(variance(rows[better]), variance(rows[worse]), there)
+        compared.append((f'{better} > {worse}', there, here, verdict, seeds))
     return compared
+
+
+def seeds_needed(first: float, second: float, difference: float) -> Optional[int]:
+    """How many seeds a row needs for its difference from another to be seen.
+
+    Args:
+        first: The variance of one row's accuracies.
+        second: The variance of the other's.
+        difference: Of their means.
+
+    Returns:
+        For how many seeds Welch's t-test at 5% sees the difference four times in five; None
+        without variance.
+    """
+    if not first + second:
+        return None
+
+    def power(seeds: int) -> float:
+        freedom = (seeds - 1) * (first + second) ** 2 / (first**2 + second**2)
+        limit = student.ppf(0.975, freedom)
+        shift = abs(difference) / ((first + second) / seeds) ** 0.5
+        return noncentral.sf(limit, freedom, shift)
+
+    few, enough = 1, 2  # of which power(enough) is 0.8 or more, and power(few) less
+    while power(enough) < 0.8:
+        few, enough = enough, 2 * enough
+    while enough - few > 1:
+        middle = (few + enough) // 2
+        few, enough = (few, middle) if power(middle) >= 0.8 else (middle, enough)
+    return enough
 
 
 def report(rows: Sequence[Row], found: Dict[str, List[float]]) -> str:
@@ -267,10 +298,16 @@ def order(rows: Sequence[Row], found: Dict[str, List[float]]) -> List[List[str]]
     return list(map(format_ordering, lines))
 
 
-def format_ordering(line: Tuple[str, float, float, str, float]) -> List[str]:
+def format_ordering(line: Tuple[str, float, float, str, Optional[int]]) -> List[str]:
     """What ``compare`` says of two rows, as ``HEAD_OF_ORDERINGS`` has it."""
     name, paper, here, verdict, seeds = line
-    return [name, f'{paper:.2f}', f'{here:.2f}', verdict, f'{seeds:,}']
+    return [
+        name,
+        f'{paper:.2f}',
+        f'{here:.2f}',
+        verdict,
+        'unknown' if seeds is None else f'{seeds:,}',
+    ]
 
 
 def draw(rows: Sequence[Row], found: Dict[str, List[float]], path: Path) -> None:

@@ -2,11 +2,10 @@
 
 Trains rows of Tables 1 to 3 as ablations.py does, but longer, wider, on larger maps, and so on,
 with several seeds. Finished runs are not repeated. Prints the accuracies, and which of the paper's
-orderings hold in each setting; writes them to the work dir as they come.
+orderings hold in each setting; writes them to the work dir, a file for each setting.
 """
 
 import argparse
-import os
 import sys
 from statistics import mean, stdev
 from typing import Dict, Iterator, List
@@ -14,6 +13,7 @@ from typing import Dict, Iterator, List
 from ablations import (
     DEVICE,
     HEAD_OF_ORDERINGS,
+    JOBS,
     WORK_DIR,
     Setting,
     compare,
@@ -77,7 +77,7 @@ SETTINGS = {
         options=train_with(dict(type='RandomCrop', crop_size=64, padding=SHIFT))
     ),
 }
-# What takes over an hour each
+# Those that take the longest
 LONG = [
     *('length-3', 'length-10', 'length-30'),
     *('large-maps', 'width-2', 'width-4'),
@@ -110,12 +110,17 @@ def parse_args() -> argparse.Namespace:
         '--rows', nargs='+', metavar='ROW', help='of Tables 1 to 3; by default the main ones'
     )
     parser.add_argument('--seeds', type=int, default=5, help='number of seeds')
-    parser.add_argument('--jobs', type=int, default=os.cpu_count(), help='runs at a time')
+    parser.add_argument('--jobs', type=int, default=JOBS, help='runs at a time')
     args = parser.parse_args()
     if args.seeds < 2:
         parser.error('--seeds takes 2 or more: one run has no standard deviation')
     if args.jobs < 1:
         parser.error('--jobs takes 1 or more')
+    own = [
+        name for name in args.settings if any(key[:6] == 'model.' for key in SETTINGS[name].options)
+    ]
+    if own and args.network != 'VanillaNet-6':
+        parser.error(f'{", ".join(own)} is only for VanillaNet-6: name others with --settings')
     args.rows = args.rows or ROWS[args.network]
     known = rows_of(args.network)
     unknown = [name for name in args.rows if name not in known]
@@ -160,23 +165,23 @@ def main() -> None:
     args = parse_args()
     paper = {name: float(row['top-1']) for name, row in args.rows.items()}
     configs = {name: row['config'] for name, row in args.rows.items()}
-    lines, ordered = [], []
     for name in args.settings:
         print(f'{name}:', file=sys.stderr)
         accuracies = train_rows(name, configs, args.seeds, args.jobs)
+        lines = []
         for row, values in accuracies.items():
             by_seed = ', '.join(f'{value:.2f}' for value in values)
             lines.append([name, row, f'{mean(values):.2f} ± {stdev(values):.2f}', by_seed])
-        ordered += [[name, *line] for line in orderings(accuracies, paper)]
+        ordered = [[name, *line] for line in orderings(accuracies, paper)]
         tables = [
             markdown_lines(HEAD, lines),
             markdown_lines(['setting', *HEAD_OF_ORDERINGS], ordered),
         ]
         text = '\n\n'.join([describe_machine(DEVICE), *map('\n'.join, tables)])
-        path = WORK_DIR / f'factors_{args.network}.md'
+        path = WORK_DIR / f'factors_{args.network}_{name}.md'
         with replace_when_whole(path) as temporary:
             temporary.write_text(text + '\n')
-    print(f'{text}\n\nThese tables are in {path}.')
+        print(f'\n{text}\n\nThese tables are in {path}.\n', flush=True)
 
 
 if __name__ == '__main__':

@@ -1,10 +1,9 @@
 """Ends a run as soon as it cannot succeed, instead of hours later."""
 
-import json
 import math
 import re
 from functools import partial
-from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Iterator, List, Optional, Tuple
 
 import torch
 from mmengine.hooks import Hook
@@ -15,6 +14,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ...checkpoint.numbers import find_fault
+from ...coco_annotations import explain_classes, explain_order, list_some
 from ...config import PACKAGES
 from ...errors import UsageError, reason
 from ...models.folding.arithmetic import part
@@ -182,6 +182,9 @@ def _check_classes(dataset: Any, where: str, model: nn.Module) -> None:
     ann_file = getattr(dataset, 'ann_file', None) or where
     if len(found) != len(classes) or (hasattr(dataset, '__len__') and not len(dataset)):
         raise UsageError(f'{where}: {explain_classes(ann_file, classes)}')
+    order = explain_order(ann_file, classes) if _is_numbered_by_file(dataset) else None
+    if order:
+        raise UsageError(f'{where}: {order}')
     # Others may be evaluated on images of some of their classes; panoptic data count apart.
     strict = where == 'train_dataloader' or _is_kind(dataset, 'CocoDataset')
     if hasattr(model, 'language_model') or not strict or 'thing_classes' in metainfo:
@@ -192,7 +195,7 @@ def _check_classes(dataset: Any, where: str, model: nn.Module) -> None:
         if isinstance(number, int) and is_head and number != len(classes):
             raise UsageError(
                 f'model.{name}.num_classes is {number}, but the data of {where} have '
-                f'{len(classes)} classes ({_list(classes)}): set num_classes of the heads to '
+                f'{len(classes)} classes ({list_some(classes)}): set num_classes of the heads to '
                 f'{len(classes)}, or metainfo=dict(classes=...) of the data sets to the classes '
                 'of the model.'
             )
@@ -200,6 +203,12 @@ def _check_classes(dataset: Any, where: str, model: nn.Module) -> None:
 
 def _is_kind(made: Any, name: str) -> bool:
     return name in [each.__name__ for each in type(made).__mro__]
+
+
+def _is_numbered_by_file(dataset: Any) -> bool:
+    """Whether the order of categories in its file decides which class has which number."""
+    owners = [kind for kind in type(dataset).__mro__ if 'load_data_list' in vars(kind)]
+    return bool(owners) and owners[0].__name__ == 'CocoDataset'
 
 
 def _check_order(dataset: Any, trained: Any, where: str) -> None:
@@ -228,32 +237,6 @@ def _check_boxes(dataset: Any, most: int = 200) -> None:
         )
 
 
-def explain_classes(ann_file: str, classes: Sequence[str]) -> str:
-    """The sentence about a file of COCO's format that lacks some or all of the classes."""
-    try:
-        with open(ann_file, encoding='utf-8') as file:
-            names = [category['name'] for category in json.load(file)['categories']]
-    except Exception:  # another format, or a remote file
-        names = None
-    if names is not None and len(set(names)) < len(names):
-        return f'{ann_file} has several categories of one name ({_list(names)}): rename them.'
-    if names is None or set(classes) <= set(names):
-        return (
-            f'no image of {ann_file} is left: all are filtered out, as images without boxes are '
-            '(filter_cfg).'
-        )
-    missing = [name for name in classes if name not in names]
-    return (
-        f'{ann_file} has the categories {_list(names)}, but not {_list(missing)}: set '
-        'metainfo=dict(classes=...) of the data sets to those in the file.'
-    )
-
-
-def _list(names: Sequence[str], most: int = 8) -> str:
-    more = f' and {len(names) - most} more' if len(names) > most else ''
-    return ', '.join(map(str, names[:most])) + more
-
-
 @torch.no_grad()
 def _check_strides(model: nn.Module) -> None:
     """Raises UsageError if a detector's features have other strides than its anchors or points."""
@@ -270,15 +253,16 @@ def _check_strides(model: nn.Module) -> None:
         if strides != list(got[: len(strides)]):
             raise UsageError(
                 f'bbox_roi_extractor.featmap_strides is {strides}, but the features of the neck '
-                f'have the strides {_list(got)}: set it to the first of those.'
+                f'have the strides {list_some(got)}: set it to the first of those.'
             )
     right = got is None or (
         len(got) == len(expected) and all(0.6 < g / e < 1.6 for g, e in zip(got, expected))
     )
     if not right:
         raise UsageError(
-            f'the features of the neck have the strides {_list(got)}, but the anchors or points of '
-            f'the head {_list(expected)}: choose other out_indices of the backbone, start_level '
+            f'the features of the neck have the strides {list_some(got)}, but the anchors or '
+            f'points of the head {list_some(expected)}: choose other out_indices of the backbone, '
+            'start_level '
             '(0, if the backbone returns only what the neck needs) or num_outs of the neck, or '
             'other strides of the head.'
         )

@@ -1,0 +1,159 @@
+"""Files of annotations in COCO's format: what is wrong with them, and what their boxes are."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
+
+from .errors import UsageError, first_line
+
+
+def _is_number(value: Any) -> bool:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_number and math.isfinite(value)
+
+
+def _is_box(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 4 and all(map(_is_number, value))
+
+
+# What mmdet reads of a file, and the form that it has.
+COCO: Dict[str, Dict[str, Callable[[Any], bool]]] = dict(
+    images=dict(
+        id=lambda value: isinstance(value, (int, str)),
+        file_name=lambda value: isinstance(value, str),
+        height=_is_number,
+        width=_is_number,
+    ),
+    annotations=dict(
+        image_id=lambda value: isinstance(value, (int, str)),
+        category_id=lambda value: isinstance(value, (int, str)),
+        bbox=_is_box,
+        area=_is_number,
+    ),
+    categories=dict(
+        id=lambda value: isinstance(value, (int, str)), name=lambda value: isinstance(value, str)
+    ),
+)
+
+
+def read_annotations(path: Union[str, Path]) -> Dict[str, Any]:
+    """The content of a file of annotations.
+
+    Raises:
+        UsageError: if it cannot be read, or is not in COCO's format.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding='utf-8'))
+    except (OSError, ValueError) as error:  # JSONDecodeError and UnicodeDecodeError are such
+        raise _wrong(path, f'it is no JSON file ({first_line(error)})') from None
+    fault = _find_fault(content)
+    if fault:
+        raise _wrong(path, fault)
+    return content
+
+
+def _wrong(path: Union[str, Path], fault: str) -> UsageError:
+    return UsageError(f'{path} is not as it should be: {fault}.')
+
+
+def _find_fault(content: Any) -> Optional[str]:
+    if not isinstance(content, dict):
+        return f'it holds a {type(content).__name__}, but COCO has a dict'
+    for kind, keys in COCO.items():
+        if not isinstance(content.get(kind), list):
+            return f'it has no list of {kind}'
+        for i, item in enumerate(content[kind]):
+            for key, fits in keys.items():
+                if not isinstance(item, dict) or key not in item:
+                    return f'{kind}[{i}] has no {key}'
+                if not fits(item[key]):
+                    return f'{kind}[{i}] has the {key} {str(item[key])[:60]}'
+    known = {image['id'] for image in content['images']}
+    lost = next((a for a in content['annotations'] if a['image_id'] not in known), None)
+    return lost and f'annotation {lost.get("id")} is of image {lost["image_id"]}, which is missing'
+
+
+def read_categories(path: Union[str, Path]) -> Optional[List[str]]:
+    """The names of the categories in their order, without parsing the rest, which may be large.
+
+    None for a file of another format, or one that is not on this machine.
+    """
+    try:
+        text = Path(path).read_text(encoding='utf-8')
+        start = text.index('[', text.rindex('"categories"'))
+        categories, _ = json.JSONDecoder().raw_decode(text, start)
+        return [category['name'] for category in categories]
+    except Exception:
+        return None
+
+
+# Faults of boxes that MMDetection leaves out, and of one that it uses as it is.
+WITHOUT_AREA, OUTSIDE, UNLISTED = 'without an area', 'outside the image', 'of no listed category'
+OVER_THE_BORDER = 'over the border'
+
+
+def faulty_boxes(content: Dict[str, Any]) -> Dict[str, List[Any]]:
+    """The ids of annotations whose boxes have a fault, by the fault.
+
+    Args:
+        content: What ``read_annotations`` returns.
+    """
+    sizes = {image['id']: (image['width'], image['height']) for image in content['images']}
+    categories = {category['id'] for category in content['categories']}
+    found: Dict[str, List[Any]] = {}
+    for annotation in content['annotations']:
+        fault = _fault_of_box(annotation, sizes[annotation['image_id']])
+        if annotation['category_id'] not in categories:
+            fault = UNLISTED
+        if fault:
+            found.setdefault(fault, []).append(annotation.get('id'))
+    return found
+
+
+def _fault_of_box(annotation: Dict[str, Any], size: Tuple[float, float]) -> Optional[str]:
+    x, y, width, height = annotation['bbox']
+    if width < 1 or height < 1 or annotation['area'] <= 0:
+        return WITHOUT_AREA
+    if x >= size[0] or y >= size[1] or x + width <= 0 or y + height <= 0:
+        return OUTSIDE
+    is_inside = x >= 0 and y >= 0 and x + width <= size[0] and y + height <= size[1]
+    return None if is_inside else OVER_THE_BORDER
+
+
+def explain_classes(path: str, classes: Sequence[str]) -> str:
+    """The sentence about a file that lacks some or all of the classes, or all images."""
+    names = read_categories(path)
+    if names is not None and len(set(names)) < len(names):
+        return f'{path} has several categories of one name ({list_some(names)}): rename them.'
+    if names is None or set(classes) <= set(names):
+        return (
+            f'no image of {path} is left: all are filtered out, as images without boxes are '
+            '(filter_cfg).'
+        )
+    missing = [name for name in classes if name not in names]
+    return (
+        f'{path} has the categories {list_some(names)}, but not {list_some(missing)}: set '
+        'metainfo=dict(classes=...) of the data sets to those in the file.'
+    )
+
+
+def explain_order(path: str, classes: Sequence[str]) -> Optional[str]:
+    """The sentence about a file whose categories have another order than the classes.
+
+    MMDetection numbers classes by their order in the file, but calls them by ``metainfo``.
+    """
+    names = [name for name in read_categories(path) or classes if name in set(classes)]
+    if names == list(classes) or len(names) != len(classes):
+        return None
+    return (
+        f'{path} lists its categories as {list_some(names)}, by which MMDetection numbers them, '
+        f'but metainfo as {list_some(classes)}: set metainfo=dict(classes=...) of all data sets to '
+        "the file's order, which must be the same in all files."
+    )
+
+
+def list_some(names: Sequence[Any], most: int = 8) -> str:
+    """The first names of a list, and how many more there are."""
+    more = f' and {len(names) - most} more' if len(names) > most else ''
+    return ', '.join(map(str, names[:most])) + more
