@@ -138,7 +138,8 @@ def test_compares_on_a_folder(folder, run_tool, tmp_path, capsys, monkeypatch):
     assert [row[:2] for row in rows] == [['retinanet', each] for each in own_data.BACKBONES]
     for _, backbone, *_, steps, _, box, _, fused, by_seed in rows:
         assert steps == '4'
-        assert box == fused and '±' in box and len(by_seed.split(',')) == 2
+        assert fused == ('' if backbone == 'resnet-18' else box)
+        assert '±' in box and len(by_seed.split(',')) == 2
         picture = cv2.imread(str(tmp_path / f'out/retinanet_{backbone}.png'))
         assert picture.shape[:2] == (2 * 262, 2 * 518)
     assert (tmp_path / 'out/results.md').read_text().endswith(f'{rows[-1][-1]} |\n')

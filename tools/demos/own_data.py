@@ -152,7 +152,9 @@ def make_config(name: str, args: argparse.Namespace, classes: Sequence[str]) -> 
 def describe(cfg: Config, scale: Sequence[int], runs: Sequence[Run]) -> List[Any]:
     """The columns of ``HEAD`` about a detector that was trained several times."""
     counted = count(cfg, (scale[1], scale[0]), deploy=True)
-    box, box50 = ([run.metrics[metric] for run in runs] for metric in METRICS)
+    # There is no metric if nothing is detected.
+    box, box50 = ([run.metrics.get(metric, 0.0) for run in runs] for metric in METRICS)
+    fused = [run.fused_metrics.get(METRICS[0], 0.0) for run in runs if run.fused.exists()]
     return [
         f'{counted["parameters"] / 1e6:.2f}',
         f'{counted["macs"] / 1e9:.2f}',
@@ -160,7 +162,7 @@ def describe(cfg: Config, scale: Sequence[int], runs: Sequence[Run]) -> List[Any
         f'{mean(run.minutes for run in runs):.1f}',
         spread(box, '.3f'),
         spread(box50, '.3f'),
-        spread([run.fused_metrics[METRICS[0]] for run in runs], '.3f'),
+        spread(fused, '.3f') if fused else None,
         ', '.join(f'{value:.3f}' for value in box),
     ]
 
@@ -191,7 +193,9 @@ def main() -> None:
     init_default_scope('mmdet')
     for each, config in configs.items():
         dataset = DATASETS.build(read_config(config).test_dataloader.dataset)
-        draw_predictions(load_detector(runs[each][0].fused), dataset, config.with_suffix('.png'))
+        run = runs[each][0]
+        model = load_detector(run.fused if run.fused.exists() else run.trained)
+        draw_predictions(model, dataset, config.with_suffix('.png'))
     print(f'This table and pictures (truth left, predictions right): {args.work_dir}')
 
 

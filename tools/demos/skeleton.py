@@ -28,7 +28,10 @@ DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'  # as mmengine chooses
 
 
 class Run(NamedTuple):
-    """A training run with its last checkpoint and the fused one, and the metrics of both."""
+    """A training run with its last checkpoint and the fused one, and the metrics of both.
+
+    Without VanillaNet there is no fused checkpoint.
+    """
 
     folder: Path
     minutes: float
@@ -55,7 +58,9 @@ def train_and_evaluate(config: str, folder: Path, *options: str) -> Run:
     trained = latest_whole_checkpoint(folder)
     fused = trained.with_name(f'{trained.stem}_deploy.pth')
     metrics = evaluate(config, trained, folder / 'test')
-    fused_metrics = evaluate(config, fused, folder / 'test_deploy', '--deploy')
+    fused_metrics = {}
+    if fused.exists():
+        fused_metrics = evaluate(config, fused, folder / 'test_deploy', '--deploy')
     return Run(folder, minutes, trained, fused, metrics, fused_metrics)
 
 
