@@ -215,7 +215,7 @@ def test_runs_and_goes_on(run_tool, tmp_path, monkeypatch, capsys):
         return cfg
 
     monkeypatch.setattr(ablations, 'read_config', read_small)
-    monkeypatch.setattr(ablations, 'ITERS_PER_EPOCH', 1)
+    monkeypatch.setattr(ablations, 'BATCH_SIZE', 6400)
     monkeypatch.setattr(ablations, 'WORK_DIR', tmp_path / 'runs')
     configs = [CONFIGS[0], ROWS[5]['config']]
     left = tmp_path / f'runs/{ablations.Path(configs[0]).stem}_0/20260101_000000/vis_data'

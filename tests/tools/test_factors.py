@@ -37,6 +37,10 @@ CHANGES = {
     'length-3': {**dict.fromkeys(LENGTH, 27), DECAY: 900},
     'length-10': {**dict.fromkeys(LENGTH, 90), DECAY: 3000},
     'length-30': {**dict.fromkeys(LENGTH, 270), DECAY: 9000},
+    'images-9': {
+        **dict.fromkeys(LENGTH, 1),
+        'train_dataloader.dataset.data_root': 'data/digits_cluttered_57600',
+    },
     'lambda-early': {DECAY: 100},
     'lambda-late': {DECAY: 600},
     'large-maps': {

@@ -37,7 +37,7 @@ from mmvanilla.cli.timing import describe_machine
 
 WORK_DIR = Path('work_dirs/evidence')
 DIGITS_CONFIGS = Path('configs/digits')
-ITERS_PER_EPOCH = 100  # 6400 images in batches of 64
+IMAGES, BATCH_SIZE = 6400, 64
 # The settings of backbone and head in which the rows differ.
 TECHNIQUES = ('act_num', 'deep_training', 'merged', 'shortcut')
 TOP1 = 'accuracy/top1'
@@ -82,13 +82,16 @@ class Setting(NamedTuple):
     """How runs differ from those of the tables.
 
     Attributes:
-        length: Times as many epochs.
+        length: Times as many iterations.
+        images: The training images, of which each iteration takes 64. Other numbers than 6400 are
+            in folders of their own; the validation images are the same.
         lambda_share: The part of a run until λ = 1, of rows with deep training; by default as on
             ImageNet.
         options: Other settings of the config, as for ``--cfg-options``.
     """
 
     length: int = 1
+    images: int = IMAGES
     lambda_share: Optional[float] = None
     options: Dict[str, Any] = {}
 
@@ -101,13 +104,15 @@ def digits_config(config: str, seed: int, setting: Setting = Setting()) -> Confi
     for part in ('backbone', 'head'):
         given = row.model[part]
         cfg.model[part].update({key: given[key] for key in TECHNIQUES if key in given})
-    epochs = cfg.train_cfg.max_epochs * setting.length
+    epochs = cfg.train_cfg.max_epochs * setting.length * IMAGES // setting.images
+    if setting.images != IMAGES:
+        cfg.train_dataloader.dataset.data_root += f'_{setting.images}'
     cfg.train_cfg.update(max_epochs=epochs, val_interval=epochs)
     cfg.param_scheduler[1].end = epochs
     share = row.custom_hooks[0].decay_epochs / row.train_cfg.max_epochs
     if share and setting.lambda_share is not None:
         share = setting.lambda_share
-    cfg.custom_hooks[0].decay_iters = round(share * epochs * ITERS_PER_EPOCH)
+    cfg.custom_hooks[0].decay_iters = round(share * epochs * setting.images / BATCH_SIZE)
     cfg.randomness = dict(seed=seed)
     return cfg
 

@@ -55,6 +55,7 @@ SETTINGS = {
     'length-3': Setting(length=3),
     'length-10': Setting(length=10),
     'length-30': Setting(length=30),
+    'images-9': Setting(images=57600),  # each is seen once instead of 9 times
     'lambda-early': Setting(lambda_share=1 / 9),  # instead of a third
     'lambda-late': Setting(lambda_share=2 / 3),
     # Maps of 16x16 to 8x8 instead of 16x16 to 2x2; ImageNet's are of 56x56 to 7x7
