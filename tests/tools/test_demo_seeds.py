@@ -8,6 +8,7 @@ import skeleton
 from helpers.programs import ROOT
 from skeleton import Run, spread, train_once
 
+from mmvanilla import UsageError
 from mmvanilla.cli.options import read_config
 
 CONFIG = str(ROOT / 'configs/digits/retinanet_vanillanet-6_digits.py')
@@ -35,10 +36,27 @@ def test_runs_are_kept(tmp_path, monkeypatch):
     assert train_once(CONFIG, tmp_path / 'a', 3) == run
     assert len(trained) == 1
     changed = read_config(CONFIG, {'train_cfg.max_epochs': 1})
-    monkeypatch.setattr(skeleton, 'read_config', lambda path: changed)
-    with pytest.raises(FileExistsError):  # it trains again, into the same folder
+    with monkeypatch.context() as patch:
+        patch.setattr(skeleton, 'read_config', lambda path: changed)
+        with pytest.raises(UsageError, match='/a holds a run with another config: remove it'):
+            train_once(CONFIG, tmp_path / 'a', 3)
+    with pytest.raises(UsageError, match='holds a run with another seed'):
+        train_once(CONFIG, tmp_path / 'a', 4)
+    (tmp_path / 'a/results.json').unlink()  # as if the run had been stopped
+    with pytest.raises(FileExistsError):  # it starts over, here into the same folder
         train_once(CONFIG, tmp_path / 'a', 3)
     assert len(trained) == 2
+
+
+def test_other_data_are_noticed(tmp_path, monkeypatch):
+    monkeypatch.setattr(skeleton, 'train_and_evaluate', lambda config, folder, *_: make_run(folder))
+    data = tmp_path / 'train.json'
+    data.write_text('{}')
+    run = train_once(CONFIG, tmp_path / 'a', 0, [data])
+    assert train_once(CONFIG, tmp_path / 'a', 0, [data]) == run
+    data.write_text('{"images": []}')
+    with pytest.raises(UsageError, match='holds a run with another data'):
+        train_once(CONFIG, tmp_path / 'a', 0, [data])
 
 
 def test_table(tmp_path):
