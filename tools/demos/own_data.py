@@ -16,8 +16,9 @@ from typing import Any, Dict, List, Sequence, Tuple
 from detection import draw_predictions, load_detector
 from mmdet.registry import DATASETS
 from mmengine.config import Config
+from mmengine.device import get_device
 from mmengine.registry import init_default_scope
-from skeleton import DEVICE, Run, spread, train_once
+from skeleton import Run, spread, train_once
 
 from mmvanilla.checkpoint import check_writable, load_checkpoint, replace_when_whole
 from mmvanilla.cli.checks import SETTINGS
@@ -188,7 +189,7 @@ def main() -> None:
     ]
     table = '\n'.join(markdown_lines(HEAD, rows))
     with replace_when_whole(args.work_dir / 'results.md') as temporary:
-        temporary.write_text(f'{describe_machine(DEVICE)}\n\n{table}\n')
+        temporary.write_text(f'{describe_machine(get_device())}\n\n{table}\n')
     print(f'\n{table}\n')
     init_default_scope('mmdet')
     for each, config in configs.items():

@@ -12,8 +12,8 @@ from typing import Dict, NamedTuple, Sequence
 
 import cv2
 import numpy as np
-import torch
 from matplotlib.figure import Figure
+from mmengine.device import get_device
 
 from mmvanilla.checkpoint import latest_whole_checkpoint, replace_when_whole
 from mmvanilla.cli.figures import write_figure
@@ -24,7 +24,6 @@ from mmvanilla.errors import UsageError
 
 PREDICTIONS = 'predictions.pkl'
 RESULTS = 'results.json'
-DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'  # as mmengine chooses
 
 
 class Run(NamedTuple):
@@ -82,7 +81,7 @@ def train_once(config: str, folder: Path, seed: int, data: Sequence[Path] = ()) 
         config=read_config(config).pretty_text,
         seed=seed,
         data=[hashlib.sha256(path.read_bytes()).hexdigest() for path in data],
-        machine=describe_machine(DEVICE),
+        machine=describe_machine(get_device()),
     )
     if results.exists():
         kept = json.loads(results.read_text())

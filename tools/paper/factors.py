@@ -41,15 +41,6 @@ PAIRS = [
     *(('n = 3', 'shortcut before act'), ('shortcut before act', 'shortcut after act')),
     *(('deep training', 'neither'), ('both', 'series activation')),
 ]
-SHIFT = 6  # pixels of 64
-LOAD, PACK = dict(type='LoadImageFromFile'), dict(type='PackInputs')
-
-
-def train_with(*transforms: dict) -> Dict[str, List[dict]]:
-    """The option that sets transforms of the training images."""
-    return {'train_dataloader.dataset.pipeline': [LOAD, *transforms, PACK]}
-
-
 SETTINGS = {
     'as-in-tables': Setting(),
     'length-3': Setting(length=3),
@@ -75,7 +66,13 @@ SETTINGS = {
     ),
     'no-decay': Setting(options={'optim_wrapper.optimizer.weight_decay': 0.0}),
     'shifted-images': Setting(
-        options=train_with(dict(type='RandomCrop', crop_size=64, padding=SHIFT))
+        options={
+            'train_dataloader.dataset.pipeline': [
+                dict(type='LoadImageFromFile'),
+                dict(type='RandomCrop', crop_size=64, padding=6),
+                dict(type='PackInputs'),
+            ]
+        }
     ),
 }
 # Those that take the longest
@@ -118,7 +115,9 @@ def parse_args() -> argparse.Namespace:
     if args.jobs < 1:
         parser.error('--jobs takes 1 or more')
     own = [
-        name for name in args.settings if any(key[:6] == 'model.' for key in SETTINGS[name].options)
+        name
+        for name in args.settings
+        if any(key.startswith('model.') for key in SETTINGS[name].options)
     ]
     if own and args.network != 'VanillaNet-6':
         parser.error(f'{", ".join(own)} is only for VanillaNet-6: name others with --settings')
