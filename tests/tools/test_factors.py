@@ -1,5 +1,7 @@
 """Settings of the scaled runs: each changes what it says and nothing else."""
 
+import json
+
 import ablations
 import factors
 import pytest
@@ -91,7 +93,15 @@ def test_rows_that_lambda_does_not_change_are_not_trained_again(monkeypatch):
     found = factors.train_rows('lambda-early', rows, 2, 1)
     assert found == {'n = 1': [1.0, 2.0], 'neither': [1.0, 2.0]}
     setting = factors.SETTINGS['lambda-early']
-    assert asked == [('', ['b'], ablations.Setting()), ('lambda-early', ['a'], setting)]
+    assert asked == [('lambda-early', ['a'], setting), ('', ['b'], ablations.Setting())]
+
+
+def test_training_loss_is_of_the_end(tmp_path):
+    log = tmp_path / '20260101_000000/vis_data/scalars.json'
+    log.parent.mkdir(parents=True)
+    lines = [{'loss': float(i), 'iter': i} for i in range(10)] + [{'accuracy/top1': 50.0}]
+    log.write_text(''.join(json.dumps(line) + '\n' for line in lines))
+    assert factors.training_loss(tmp_path) == 7.0
 
 
 def test_orderings():

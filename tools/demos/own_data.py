@@ -10,7 +10,7 @@ import argparse
 import sys
 from itertools import product
 from pathlib import Path
-from statistics import mean
+from statistics import median
 from typing import Any, Dict, List, Sequence, Tuple
 
 from detection import draw_predictions, load_detector
@@ -160,7 +160,7 @@ def describe(cfg: Config, scale: Sequence[int], runs: Sequence[Run]) -> List[Any
         f'{counted["parameters"] / 1e6:.2f}',
         f'{counted["macs"] / 1e9:.2f}',
         load_checkpoint(runs[0].trained)['meta']['iter'],
-        f'{mean(run.minutes for run in runs):.1f}',
+        f'{median(run.minutes for run in runs):.1f}',
         spread(box, '.3f'),
         spread(box50, '.3f'),
         spread(fused, '.3f') if fused else None,

@@ -5,7 +5,7 @@ The networks take turns. Finished runs are kept and not repeated: remove the fol
 
 import argparse
 from pathlib import Path
-from statistics import mean, median
+from statistics import median
 from typing import Dict, Iterator, List, NamedTuple
 
 from skeleton import Run, spread, train_once
@@ -55,8 +55,8 @@ def rows(name: str, runs: List[Run]) -> Iterator[List[str]]:
             *(name, metric, spread(values, form)),
             spread([run.fused_metrics[key] for run in runs], form),
             ', '.join(format(value, form) for value in values),
-            f'{mean(run.minutes for run in runs):.1f}',
-            f'{mean(map(seconds_at_end, runs)):.3f}',
+            f'{median(run.minutes for run in runs):.1f}',
+            f'{median(map(seconds_at_end, runs)):.3f}',
         ]
 
 

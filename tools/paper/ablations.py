@@ -167,6 +167,11 @@ def train(folder: Path, text: str) -> float:
     return top1
 
 
+def run_folder(config: str, seed: int, folder: str = '') -> Path:
+    """Where ``train_all`` keeps a run."""
+    return WORK_DIR / folder / f'{Path(config).stem}_{seed}'
+
+
 def train_all(
     configs: Sequence[str], seeds: int, jobs: int, folder: str = '', setting: Setting = Setting()
 ) -> Dict[str, List[float]]:
@@ -187,12 +192,10 @@ def train_all(
     for cfg in cfgs.values():
         check_data(cfg, 'train_dataloader', 'val_dataloader')
     texts = {run: cfg.pretty_text for run, cfg in cfgs.items()}
-    place = WORK_DIR / folder
     found = {}
     with ThreadPoolExecutor(jobs) as pool:
         futures = {
-            pool.submit(train, place / f'{Path(config).stem}_{seed}', text): (config, seed)
-            for (config, seed), text in texts.items()
+            pool.submit(train, run_folder(*run, folder), text): run for run, text in texts.items()
         }
         try:
             for future in tqdm(as_completed(futures), total=len(futures), unit='run'):

@@ -7,6 +7,7 @@ orderings hold in each setting; writes them to the work dir, a file for each set
 
 import argparse
 import sys
+from pathlib import Path
 from statistics import mean, stdev
 from typing import Dict, Iterator, List
 
@@ -19,11 +20,13 @@ from ablations import (
     compare,
     format_ordering,
     read_rows,
+    run_folder,
     train_all,
 )
 
 from mmvanilla.checkpoint import replace_when_whole
 from mmvanilla.cli.options import one_sentence_errors
+from mmvanilla.cli.running import read_log
 from mmvanilla.cli.tables import markdown_lines
 from mmvanilla.cli.timing import describe_machine
 
@@ -86,7 +89,7 @@ ROWS: Dict[str, List[str]] = {
     'AlexNet': ['neither', 'deep training', 'series activation', 'both'],
     'ResNet-50': ['neither', 'deep training', 'series activation', 'both'],
 }
-HEAD = ['setting', 'row', 'top-1', 'by seed']
+HEAD = ['setting', 'row', 'top-1', 'training loss', 'by seed']
 
 
 def parse_args() -> argparse.Namespace:
@@ -147,18 +150,26 @@ def orderings(accuracies: Dict[str, List[float]], paper: Dict[str, float]) -> It
             yield format_ordering(line)
 
 
+def folder_of(name: str, row: str) -> str:
+    """The folder of a row's runs in a setting: the tables', if the setting does not change them."""
+    setting = SETTINGS[name]
+    same = setting.lambda_share is not None and row in WITHOUT_LAMBDA
+    return '' if same or setting == Setting() else name
+
+
 def train_rows(name: str, rows: Dict[str, str], seeds: int, jobs: int) -> Dict[str, List[float]]:
     """The accuracies of rows (names to configs) in a setting, by seed."""
-    setting = SETTINGS[name]
-    same = [] if setting.lambda_share is None else WITHOUT_LAMBDA  # as in the tables
-    folders: Dict[str, List[str]] = {'': [], name: []}
-    for row, config in rows.items():
-        folders['' if row in same or setting == Setting() else name].append(config)
     found = {}
-    for folder, configs in folders.items():
-        if configs:
-            found.update(train_all(configs, seeds, jobs, folder, setting if folder else Setting()))
+    for folder in dict.fromkeys(folder_of(name, row) for row in rows):
+        configs = [config for row, config in rows.items() if folder_of(name, row) == folder]
+        setting = SETTINGS[name] if folder else Setting()
+        found.update(train_all(configs, seeds, jobs, folder, setting))
     return {row: found[config] for row, config in rows.items()}
+
+
+def training_loss(folder: Path) -> float:
+    """The loss at the end of a run: the mean of the last five in its log."""
+    return mean([line['loss'] for line in read_log(folder) if 'loss' in line][-5:])
 
 
 def main() -> None:
@@ -170,8 +181,16 @@ def main() -> None:
         accuracies = train_rows(name, configs, args.seeds, args.jobs)
         lines = []
         for row, values in accuracies.items():
-            by_seed = ', '.join(f'{value:.2f}' for value in values)
-            lines.append([name, row, f'{mean(values):.2f} ± {stdev(values):.2f}', by_seed])
+            runs = [
+                run_folder(configs[row], seed, folder_of(name, row)) for seed in range(args.seeds)
+            ]
+            lines.append(
+                [
+                    *(name, row, f'{mean(values):.2f} ± {stdev(values):.2f}'),
+                    f'{mean(map(training_loss, runs)):.3f}',
+                    ', '.join(f'{value:.2f}' for value in values),
+                ]
+            )
         ordered = [[name, *line] for line in orderings(accuracies, paper)]
         tables = [
             markdown_lines(HEAD, lines),
