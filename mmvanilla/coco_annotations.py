@@ -68,7 +68,13 @@ def _find_fault(content: Any) -> Optional[str]:
                 if not isinstance(item, dict) or key not in item:
                     return f'{kind}[{i}] has no {key}'
                 if not fits(item[key]):
-                    return f'{kind}[{i}] has the {key} {str(item[key])[:60]}'
+                    return f'{kind}[{i}] has the {key} {repr(item[key])[:60]}'
+        numbers = [item['id'] for item in content[kind] if 'id' in keys]
+        if len(set(numbers)) < len(numbers):
+            return f'two of its {kind} have one id'
+    names = [category['name'] for category in content['categories']]
+    if len(set(names)) < len(names):
+        return f'it has several categories of one name ({list_some(names)})'
     known = {image['id'] for image in content['images']}
     lost = next((a for a in content['annotations'] if a['image_id'] not in known), None)
     return lost and f'annotation {lost.get("id")} is of image {lost["image_id"]}, which is missing'

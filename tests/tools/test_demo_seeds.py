@@ -55,7 +55,7 @@ def test_other_data_are_noticed(tmp_path, monkeypatch):
     run = train_once(CONFIG, tmp_path / 'a', 0, [data])
     assert train_once(CONFIG, tmp_path / 'a', 0, [data]) == run
     data.write_text('{"images": []}')
-    with pytest.raises(UsageError, match='holds a run with another data'):
+    with pytest.raises(UsageError, match='holds a run with other data'):
         train_once(CONFIG, tmp_path / 'a', 0, [data])
 
 

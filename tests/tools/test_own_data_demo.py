@@ -11,9 +11,11 @@ import pytest
 from helpers.own_folder import copy_as_own
 from helpers.programs import ROOT, fail, parse
 from mmdet.registry import MODELS
+from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from mmvanilla.compatibility import meta_device
+from mmvanilla.errors import UsageError
 
 DETECTORS = ['_'.join(each) for each in product(own_data.DETECTORS, own_data.BACKBONES)]
 
@@ -78,6 +80,14 @@ def reorder(folder):
     path.write_text(json.dumps(content))
 
 
+def make_crowds(folder):
+    path = folder / 'annotations/train.json'
+    content = json.loads(path.read_text())
+    for annotation in content['annotations']:
+        annotation['iscrowd'] = 1
+    path.write_text(json.dumps(content))
+
+
 WRONG = [
     (lambda f: (f / 'annotations/train.json').unlink(), 'train.json is not as it should be'),
     (lambda f: (f / 'annotations/val.json').write_text('{'), 'val.json is not as it should be'),
@@ -95,6 +105,14 @@ WRONG = [
     (lambda f: change(f / 'annotations/val.json', 'annotations', id=2), 'number them from 1'),
     (lambda f: change(f / 'annotations/val.json', 'annotations', id=None), 'has no id'),
     (lambda f: change(f / 'annotations/val.json', 'annotations', iscrowd=None), 'has no iscrowd'),
+    (make_crowds, 'train.json has no box that can be used'),
+    (lambda f: change(f / 'annotations/train.json', 'images', 1, id=1), 'two of its images have'),
+    (lambda f: change(f / 'annotations/train.json', 'categories', name='two'), 'of one name'),
+    (lambda f: (f / 'images/val_000000000002.jpg').write_text('no image'), 'cannot be loaded'),
+    (
+        lambda f: change(f / 'annotations/train.json', 'images', height='9'),
+        r"images\[0\] has the height '9'",
+    ),
 ]
 
 
@@ -124,6 +142,36 @@ def test_faulty_boxes_are_named(folder, capsys):
     )
 
 
+def test_doubtful_files_are_named(folder, capsys):
+    train, val = (folder / f'annotations/{name}.json' for name in ('train', 'val'))
+    content = json.loads(train.read_text())
+    for image in content['images']:
+        image.update(width=image['height'] // 2, height=image['width'])
+    content['annotations'][0]['iscrowd'] = 1
+    for annotation in content['annotations'][1:]:
+        annotation['bbox'][:2] = [120, 250]
+    train.write_text(json.dumps(content))
+    own_data.check_files(train, val, folder / 'images')
+    err = capsys.readouterr().err
+    assert f'{train}: most boxes reach over the border: is bbox [x, y, width, height]?' in err
+    assert f'{train}: 1 annotations are of crowds' in err
+    number = len(content['images'])
+    assert f'{number} images have another height and width than annotated: train_' in err
+    own_data.check_files(train, train, folder / 'images')
+    assert f'share {number} images' in capsys.readouterr().err
+
+
+def test_configs_of_finished_runs_are_kept(tmp_path):
+    path, other = tmp_path / 'first.py', tmp_path / 'second.py'
+    own_data.write_configs({path: Config(dict(a=1)), other: Config(dict(a=1))})
+    (tmp_path / 'second/0').mkdir(parents=True)
+    (tmp_path / 'second/0/results.json').write_text('{}')
+    own_data.write_configs({path: Config(dict(a=2)), other: Config(dict(a=1))})
+    with pytest.raises(UsageError, match='second/0 holds a run with other settings or data'):
+        own_data.write_configs({path: Config(dict(a=3)), other: Config(dict(a=3))})
+    assert (path.read_text(), other.read_text()) == ('a = 2\n', 'a = 1\n')
+
+
 @pytest.mark.slow
 def test_compares_on_a_folder(folder, run_tool, tmp_path, capsys, monkeypatch):
     # As users' data are: fewer images than are drawn, and larger than they are resized to
@@ -148,4 +196,4 @@ def test_compares_on_a_folder(folder, run_tool, tmp_path, capsys, monkeypatch):
     assert parse(again) == rows
     change(path, 'annotations', 0, bbox=[9, 9, 9, 9], area=81)
     sentence = fail('demos/own_data', *arguments, monkeypatch=monkeypatch)
-    assert 'retinanet_vanillanet-6/0 holds a run with another data: remove it' in sentence
+    assert 'retinanet_vanillanet-6/0 holds a run with other data: remove it' in sentence

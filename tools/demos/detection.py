@@ -52,6 +52,10 @@ def draw_predictions(model: torch.nn.Module, dataset: torch.utils.data.Dataset, 
         # To keep it legible: the most likely of several classes at one place.
         predicted = result.pred_instances
         result.pred_instances = predicted[nms(predicted.bboxes, predicted.scores, 0.5)]
+        for boxes in (result.gt_instances.bboxes, result.pred_instances.bboxes):
+            corners = getattr(boxes, 'tensor', boxes)  # (boxes, 4), of which two are x
+            corners[:, 0::2].clamp_(0, width)  # else matplotlib makes room beside the image
+            corners[:, 1::2].clamp_(0, height)
         visualizer.add_datasample('', image, result, pred_score_thr=SCORE)
         pictures.append(visualizer.get_image())
     write_picture(pictures, path)

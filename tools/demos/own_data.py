@@ -13,12 +13,14 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Dict, List, Sequence, Tuple
 
+import mmcv
 from detection import draw_predictions, load_detector
 from mmdet.registry import DATASETS
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import init_default_scope
-from skeleton import Run, spread, train_once
+from skeleton import RESULTS, Run, spread, train_once
+from tqdm import tqdm
 
 from mmvanilla.checkpoint import check_writable, load_checkpoint, replace_when_whole
 from mmvanilla.cli.checks import SETTINGS
@@ -93,21 +95,81 @@ def check_files(train: Path, test: Path, images: Path) -> List[str]:
     for path, content in contents.items():
         if not content['annotations'] or not content['categories']:
             raise UsageError(f'{path} has no annotations or no categories: add some.')
-        files = [images / image['file_name'] for image in content['images']]
-        missing = [file for file in files if not file.is_file()]
-        if missing:
-            raise UsageError(f'{missing[0]}, which {path} lists, does not exist: put it there.')
+        check_boxes(path, content, 'counted as missed' if path == test else 'left out')
+        for image in content['images']:
+            if not (images / image['file_name']).is_file():
+                raise UsageError(
+                    f'{images / image["file_name"]}, which {path} lists, does not exist: put it '
+                    'there.'
+                )
     check_metric(test, contents[test]['annotations'])
-    for path, content in contents.items():
-        for fault, ids in faulty_boxes(content).items():
-            use = 'counted as missed' if path == test else 'left out'
-            print(
-                f'warning: {path}: {len(ids)} with boxes {fault}, which are '
-                f'{"used as they are" if fault == OVER_THE_BORDER else use}: annotations '
-                f'{list_some(ids)}',
-                file=sys.stderr,
-            )
+    shared = set.intersection(
+        *({image['file_name'] for image in content['images']} for content in contents.values())
+    )
+    if shared:
+        warn(f'{train} and {test} share {len(shared)} images: {list_some(sorted(shared))}')
+    check_images(images, [image for content in contents.values() for image in content['images']])
     return names[train]
+
+
+def warn(text: str) -> None:
+    print(f'warning: {text}', file=sys.stderr)
+
+
+def check_boxes(path: Path, content: Dict[str, Any], use: str) -> None:
+    """Warns about boxes with faults.
+
+    Args:
+        path: The file, for the messages.
+        content: What ``read_annotations`` returns.
+        use: What happens to boxes with faults.
+
+    Raises:
+        UsageError: if no box is left.
+    """
+    annotations = [each for each in content['annotations'] if not each.get('iscrowd')]
+    faults = faulty_boxes(dict(content, annotations=annotations))
+    for fault, ids in faults.items():
+        treated = 'used as they are' if fault == OVER_THE_BORDER else use
+        warn(
+            f'{path}: {len(ids)} with boxes {fault}, which are {treated}: annotations '
+            f'{list_some(ids)}'
+        )
+    over = len(faults.pop(OVER_THE_BORDER, ()))
+    if over > len(annotations) / 2:
+        warn(f'{path}: most boxes reach over the border: is bbox [x, y, width, height]?')
+    crowds = len(content['annotations']) - len(annotations)
+    if crowds:
+        warn(f'{path}: {crowds} annotations are of crowds (iscrowd 1), which are not trained')
+    if len(annotations) == sum(map(len, faults.values())):
+        raise UsageError(
+            f'{path} has no box that can be used: bbox is [x, y, width, height] in pixels, area '
+            'larger than 0, and iscrowd 0.'
+        )
+
+
+def check_images(folder: Path, images: Sequence[Dict[str, Any]]) -> None:
+    """Loads all images, and warns about those of another size than annotated.
+
+    Raises:
+        UsageError: if one cannot be loaded.
+    """
+    others = []
+    for image in tqdm(images, desc='checking images', unit='image'):
+        path = folder / image['file_name']
+        try:
+            pixels = mmcv.imread(str(path))  # as MMDetection does
+        except Exception:
+            pixels = None
+        if pixels is None:
+            raise UsageError(f'{path} cannot be loaded: put a whole image there.')
+        if pixels.shape[:2] != (image['height'], image['width']):
+            others.append(image['file_name'])
+    if others:
+        warn(
+            f'{len(others)} images have another height and width than annotated: '
+            f'{list_some(others)}'
+        )
 
 
 def check_metric(path: Path, annotations: Sequence[Dict[str, Any]]) -> None:
@@ -150,6 +212,23 @@ def make_config(name: str, args: argparse.Namespace, classes: Sequence[str]) -> 
     return Config({name: value for name, value in cfg.items() if name in SETTINGS})
 
 
+def write_configs(configs: Dict[Path, Config]) -> None:
+    """Writes configs.
+
+    Raises:
+        UsageError: if there are finished runs of another config, before any is written.
+    """
+    for path, cfg in configs.items():
+        runs = list(path.with_suffix('').glob(f'*/{RESULTS}'))
+        if runs and path.exists() and path.read_text() != cfg.pretty_text:
+            raise UsageError(
+                f'{runs[0].parent} holds a run with other settings or data: name another '
+                '--work-dir, or remove it.'
+            )
+    for path, cfg in configs.items():
+        cfg.dump(path)
+
+
 def describe(cfg: Config, scale: Sequence[int], runs: Sequence[Run]) -> List[Any]:
     """The columns of ``HEAD`` about a detector that was trained several times."""
     counted = count(cfg, (scale[1], scale[0]), deploy=True)
@@ -174,15 +253,18 @@ def main() -> None:
     classes = check_files(*files, args.folder / 'images')
     check_writable(str(args.work_dir), is_folder=True)
     args.work_dir.mkdir(parents=True, exist_ok=True)
-    configs = {}
-    for each in product(args.detectors, args.backbones):
-        configs[each] = args.work_dir / f'{"_".join(each)}.py'
-        make_config('_'.join(each), args, classes).dump(configs[each])
+    configs = {
+        each: args.work_dir / f'{"_".join(each)}.py'
+        for each in product(args.detectors, args.backbones)
+    }
+    write_configs({path: make_config(path.stem, args, classes) for path in configs.values()})
     runs: Dict[Tuple[str, str], List[Run]] = {each: [] for each in configs}
     for seed in range(args.seeds):
         for each, config in configs.items():
             folder = config.with_suffix('') / str(seed)
             runs[each].append(train_once(str(config), folder, seed, files))
+            if METRICS[0] not in runs[each][-1].metrics:
+                warn(f'{folder} detects nothing on the test images: its AP counts as 0')
     rows = [
         [*each, *describe(read_config(config), args.scale, runs[each])]
         for each, config in configs.items()

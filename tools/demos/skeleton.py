@@ -3,10 +3,12 @@
 import hashlib
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from shlex import quote
 from statistics import mean, stdev
 from typing import Dict, NamedTuple, Sequence
 
@@ -77,19 +79,18 @@ def train_once(config: str, folder: Path, seed: int, data: Sequence[Path] = ()) 
             another machine. A run that was stopped starts over.
     """
     results = folder / RESULTS
-    asked = dict(
-        config=read_config(config).pretty_text,
-        seed=seed,
-        data=[hashlib.sha256(path.read_bytes()).hexdigest() for path in data],
-        machine=describe_machine(get_device()),
-    )
+    asked = {
+        'another config': read_config(config).pretty_text,
+        'another seed': seed,
+        'other data': [hashlib.sha256(path.read_bytes()).hexdigest() for path in data],
+        'another machine or number of threads': describe_machine(get_device()),
+    }
     if results.exists():
         kept = json.loads(results.read_text())
         different = [name for name, value in kept.pop('asked').items() if value != asked[name]]
         if different:
             raise UsageError(
-                f'{folder} holds a run with another {different[0]}: remove it, or use another '
-                'folder.'
+                f'{folder} holds a run with {different[0]}: remove it, or use another folder.'
             )
         return Run(
             folder, trained=folder / kept.pop('trained'), fused=folder / kept.pop('fused'), **kept
@@ -111,7 +112,8 @@ def spread(values: Sequence[float], form: str) -> str:
 def run_tool(tool: str, *args: str) -> None:
     """Runs a tool as a user would; if it fails, the demo ends."""
     command = [sys.executable, str(Path(__file__).parents[1] / f'{tool}.py'), *args]
-    print('$', ' '.join(['python', f'tools/{tool}.py', *args]), flush=True)
+    print('$', ' '.join(map(quote, ['python', f'tools/{tool}.py', *args])), flush=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # subprocess.run then ends the tool too
     if subprocess.run(command).returncode != 0:
         sys.exit(f'tools/{tool}.py failed: see its output above.')
 

@@ -230,7 +230,12 @@ def _check_boxes(dataset: Any, most: int = 200) -> None:
     if not _is_kind(dataset, 'CocoDataset'):
         return
     some = range(0, len(dataset), max(1, len(dataset) // most))
-    if not any(dataset.get_data_info(i).get('instances', True) for i in some):
+    # Of crowds, ignore_flag is 1; what is no list of instances is of another kind of data.
+    if not any(
+        instance.get('ignore_flag', 0) == 0
+        for i in some
+        for instance in dataset.get_data_info(i).get('instances', [{}])
+    ):
         raise UsageError(
             f'no image of {dataset.ann_file} has a box that can be used: bbox is [x, y, width, '
             'height] in pixels, and iscrowd 0.'

@@ -166,9 +166,11 @@ class CocoDataset:
 
 
 def test_data_without_boxes():
-    _check_boxes(CocoDataset([[], ['box']]))
+    _check_boxes(CocoDataset([[], [dict(ignore_flag=1), dict(ignore_flag=0)]]))
     with pytest.raises(UsageError, match='no image of a.json has a box'):
         _check_boxes(CocoDataset([[]] * 1000))
+    with pytest.raises(UsageError, match='iscrowd 0'):
+        _check_boxes(CocoDataset([[dict(ignore_flag=1)]]))
 
 
 @pytest.mark.parametrize(
