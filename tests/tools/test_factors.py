@@ -43,6 +43,15 @@ CHANGES = {
         **dict.fromkeys(LENGTH, 1),
         'train_dataloader.dataset.data_root': 'data/digits_cluttered_57600',
     },
+    'images-9-length-3': {
+        **dict.fromkeys(LENGTH, 3),
+        DECAY: 900,
+        'train_dataloader.dataset.data_root': 'data/digits_cluttered_57600',
+    },
+    'images-9-length-9': {
+        DECAY: 2700,  # as many epochs as in the tables
+        'train_dataloader.dataset.data_root': 'data/digits_cluttered_57600',
+    },
     'lambda-early': {DECAY: 100},
     'lambda-late': {DECAY: 600},
     'large-maps': {
@@ -131,8 +140,21 @@ def test_default_rows_and_pairs_exist(network):
 
 def test_settings_of_vanillanet_are_refused_for_others(run_tool, capsys):
     with pytest.raises(SystemExit):
-        run_tool('tools/paper/factors.py', '--network', 'AlexNet', '--long')
-    assert 'large-maps, width-2, width-4 is only for VanillaNet-6' in capsys.readouterr().err
+        run_tool(
+            'tools/paper/factors.py', '--network', 'AlexNet', '--settings', 'length-3', 'width-2'
+        )
+    message = "AlexNet has no setting 'width-2': choose of as-in-tables, length-3, length-10"
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('network', factors.ROWS)
+@pytest.mark.parametrize('options', [[], ['--long']])
+def test_default_settings_fit(network, options, monkeypatch):
+    monkeypatch.setattr('sys.argv', ['factors.py', '--network', network, *options])
+    chosen = factors.parse_args().settings
+    assert chosen and set(chosen) <= set(factors.SETTINGS)
+    assert ('images-9' in chosen) == (network == 'VanillaNet-6' and not options)
+    assert 'length-3' in chosen if options else 'as-in-tables' in chosen
 
 
 def test_unknown_row_is_named(run_tool, capsys):

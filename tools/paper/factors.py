@@ -14,6 +14,7 @@ from typing import Dict, Iterator, List
 from ablations import (
     DEVICE,
     HEAD_OF_ORDERINGS,
+    IMAGES,
     JOBS,
     WORK_DIR,
     Setting,
@@ -50,6 +51,9 @@ SETTINGS = {
     'length-10': Setting(length=10),
     'length-30': Setting(length=30),
     'images-9': Setting(images=57600),  # each is seen once instead of 9 times
+    # Towards ImageNet, where each image is seen 300 times
+    'images-9-length-3': Setting(images=57600, length=3),
+    'images-9-length-9': Setting(images=57600, length=9),
     'lambda-early': Setting(lambda_share=1 / 9),  # instead of a third
     'lambda-late': Setting(lambda_share=2 / 3),
     # Maps of 16x16 to 8x8 instead of 16x16 to 2x2; ImageNet's are of 56x56 to 7x7
@@ -80,8 +84,8 @@ SETTINGS = {
 }
 # Those that take the longest
 LONG = [
-    *('length-3', 'length-10', 'length-30'),
-    *('large-maps', 'width-2', 'width-4'),
+    *('length-3', 'length-10', 'length-30', 'images-9-length-3', 'images-9-length-9'),
+    *('large-maps', 'width-2', 'width-4', 'shifted-images'),
 ]
 # The rows that are trained by default, of each network
 ROWS: Dict[str, List[str]] = {
@@ -94,18 +98,14 @@ HEAD = ['setting', 'row', 'top-1', 'training loss', 'by seed']
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    short = [name for name in SETTINGS if name not in LONG]
     parser.add_argument(
         '--settings',
         nargs='+',
         choices=SETTINGS,
-        default=short,
         metavar='SETTING',
-        help=f'of {", ".join(SETTINGS)}; by default {", ".join(short)}',
+        help=f'of {", ".join(SETTINGS)}; by default those that do not take long',
     )
-    parser.add_argument(
-        '--long', dest='settings', action='store_const', const=LONG, help='take the other settings'
-    )
+    parser.add_argument('--long', action='store_true', help='take the settings that take long')
     parser.add_argument('--network', choices=ROWS, default=list(ROWS)[0])
     parser.add_argument(
         '--rows', nargs='+', metavar='ROW', help='of Tables 1 to 3; by default the main ones'
@@ -117,13 +117,11 @@ def parse_args() -> argparse.Namespace:
         parser.error('--seeds takes 2 or more: one run has no standard deviation')
     if args.jobs < 1:
         parser.error('--jobs takes 1 or more')
-    own = [
-        name
-        for name in args.settings
-        if any(key.startswith('model.') for key in SETTINGS[name].options)
-    ]
-    if own and args.network != 'VanillaNet-6':
-        parser.error(f'{", ".join(own)} is only for VanillaNet-6: name others with --settings')
+    fitting = [name for name in SETTINGS if fits(args.network, SETTINGS[name])]
+    own = [name for name in args.settings or () if name not in fitting]
+    if own:
+        parser.error(f'{args.network} has no setting {own[0]!r}: choose of {", ".join(fitting)}')
+    args.settings = args.settings or [name for name in fitting if (name in LONG) == args.long]
     args.rows = args.rows or ROWS[args.network]
     known = rows_of(args.network)
     unknown = [name for name in args.rows if name not in known]
@@ -131,6 +129,12 @@ def parse_args() -> argparse.Namespace:
         parser.error(f'{args.network} has no row {unknown[0]!r}: choose of {", ".join(known)}')
     args.rows = {name: known[name] for name in args.rows}
     return args
+
+
+def fits(network: str, setting: Setting) -> bool:
+    """Whether a network has a setting: its model and its number of epochs allow it."""
+    own = setting.images != IMAGES or any(key.startswith('model.') for key in setting.options)
+    return network == 'VanillaNet-6' or not own
 
 
 def rows_of(network: str) -> Dict[str, Dict[str, str]]:
