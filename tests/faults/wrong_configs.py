@@ -320,6 +320,7 @@ ANNOTATIONS: Dict[str, Tuple[Callable[[dict], Any], str]] = {
     'no height': (lambda c: c['images'][3].pop('height') and None, 'images[3] has no height'),
     'no image id': (lambda c: c['annotations'][0].pop('image_id') and None, 'has no image_id'),
     'no name': (lambda c: c['categories'][0].pop('name') and None, 'categories[0] has no name'),
+    'another order': (lambda c: c['categories'].reverse(), 'by which MMDetection numbers them'),
     'no annotation of any': (lambda c: c.update(annotations=[]), 'no image of'),
 }
 
