@@ -2,8 +2,10 @@
 
 import json
 import math
+import os
+from collections import Counter
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Tuple, Union
 
 from .errors import UsageError, first_line
 
@@ -43,6 +45,8 @@ def read_annotations(path: Union[str, Path]) -> Dict[str, Any]:
     Raises:
         UsageError: if it cannot be read, or is not in COCO's format.
     """
+    if not Path(path).is_file():
+        raise UsageError(f'{path} does not exist: put the annotations there, or name their file.')
     try:
         content = json.loads(Path(path).read_text(encoding='utf-8'))
     except (OSError, ValueError) as error:  # JSONDecodeError and UnicodeDecodeError are such
@@ -69,15 +73,21 @@ def _find_fault(content: Any) -> Optional[str]:
                     return f'{kind}[{i}] has no {key}'
                 if not fits(item[key]):
                     return f'{kind}[{i}] has the {key} {repr(item[key])[:60]}'
-        numbers = [item['id'] for item in content[kind] if 'id' in keys]
-        if len(set(numbers)) < len(numbers):
-            return f'two of its {kind} have one id'
-    names = [category['name'] for category in content['categories']]
-    if len(set(names)) < len(names):
-        return f'it has several categories of one name ({list_some(names)})'
+        doubles = _doubles(item['id'] for item in content[kind] if 'id' in keys)
+        if doubles:
+            return f'two of its {kind} have one id ({list_some(doubles)})'
+    doubles = _doubles(category['name'] for category in content['categories'])
+    if doubles:
+        return f'it has several categories of one name ({list_some(doubles)})'
     known = {image['id'] for image in content['images']}
     lost = next((a for a in content['annotations'] if a['image_id'] not in known), None)
-    return lost and f'annotation {lost.get("id")} is of image {lost["image_id"]}, which is missing'
+    return (
+        lost and f'annotation {lost.get("id")} is of image {lost["image_id"]!r}, which is missing'
+    )
+
+
+def _doubles(values: Iterable[Any]) -> List[Any]:
+    return [value for value, number in Counter(values).items() if number > 1]
 
 
 def read_categories(path: Union[str, Path]) -> Optional[List[str]]:
@@ -94,13 +104,22 @@ def read_categories(path: Union[str, Path]) -> Optional[List[str]]:
         return None
 
 
-# Faults of boxes that MMDetection leaves out, and of one that it uses as it is.
-WITHOUT_AREA, OUTSIDE, UNLISTED = 'without an area', 'outside the image', 'of no listed category'
+UNLISTED, IGNORED, OUTSIDE = 'of no listed category', 'that say ignore', 'outside the image'
+THIN, WITHOUT_AREA = 'thinner than a pixel', 'with an area of 0 or less'
 OVER_THE_BORDER = 'over the border'
+# Faults of boxes, and what happens to them: in training by MMDetection, in testing by pycocotools.
+FAULTS: Dict[str, Tuple[str, str]] = {
+    UNLISTED: ('left out', 'left out'),
+    IGNORED: ('left out', 'evaluated as others are'),  # pycocotools overwrites this key
+    OUTSIDE: ('left out', 'counted as missed'),
+    THIN: ('left out', 'counted as missed'),
+    WITHOUT_AREA: ('left out', 'evaluated as others are'),
+    OVER_THE_BORDER: ('used as they are', 'evaluated as others are'),
+}
 
 
 def faulty_boxes(content: Dict[str, Any]) -> Dict[str, List[Any]]:
-    """The ids of annotations whose boxes have a fault, by the fault.
+    """The ids of annotations whose boxes have a fault, by the fault, one of ``FAULTS``.
 
     Args:
         content: What ``read_annotations`` returns.
@@ -110,6 +129,8 @@ def faulty_boxes(content: Dict[str, Any]) -> Dict[str, List[Any]]:
     found: Dict[str, List[Any]] = {}
     for annotation in content['annotations']:
         fault = _fault_of_box(annotation, sizes[annotation['image_id']])
+        if annotation.get('ignore'):
+            fault = IGNORED
         if annotation['category_id'] not in categories:
             fault = UNLISTED
         if fault:
@@ -119,10 +140,12 @@ def faulty_boxes(content: Dict[str, Any]) -> Dict[str, List[Any]]:
 
 def _fault_of_box(annotation: Dict[str, Any], size: Tuple[float, float]) -> Optional[str]:
     x, y, width, height = annotation['bbox']
-    if width < 1 or height < 1 or annotation['area'] <= 0:
-        return WITHOUT_AREA
+    if width < 1 or height < 1:
+        return THIN
     if x >= size[0] or y >= size[1] or x + width <= 0 or y + height <= 0:
         return OUTSIDE
+    if annotation['area'] <= 0:
+        return WITHOUT_AREA
     is_inside = x >= 0 and y >= 0 and x + width <= size[0] and y + height <= size[1]
     return None if is_inside else OVER_THE_BORDER
 
@@ -130,8 +153,9 @@ def _fault_of_box(annotation: Dict[str, Any], size: Tuple[float, float]) -> Opti
 def explain_classes(path: str, classes: Sequence[str]) -> str:
     """The sentence about a file that lacks some or all of the classes, or all images."""
     names = read_categories(path)
-    if names is not None and len(set(names)) < len(names):
-        return f'{path} has several categories of one name ({list_some(names)}): rename them.'
+    doubles = _doubles(names or ())
+    if doubles:
+        return f'{path} has several categories of one name ({list_some(doubles)}): rename them.'
     if names is None or set(classes) <= set(names):
         return (
             f'no image of {path} is left: all are filtered out, as images without boxes are '
@@ -152,11 +176,19 @@ def explain_order(path: str, classes: Sequence[str]) -> Optional[str]:
     names = [name for name in read_categories(path) or classes if name in set(classes)]
     if names == list(classes) or len(names) != len(classes):
         return None
+    in_file, given = list_difference(names, classes)
     return (
-        f'{path} lists its categories as {list_some(names)}, by which MMDetection numbers them, '
-        f'but metainfo as {list_some(classes)}: set metainfo=dict(classes=...) of all data sets to '
-        "the file's order, which must be the same in all files."
+        f'{path} lists its categories as {in_file}, by which MMDetection numbers them, but '
+        f"metainfo as {given}: set metainfo=dict(classes=...) of all data sets to the file's "
+        'order, which must be the same in all files.'
     )
+
+
+def list_difference(first: Sequence[Any], second: Sequence[Any]) -> Tuple[str, str]:
+    """Two lists, as ``list_some`` has them, without what they begin with in common."""
+    common = len(os.path.commonprefix([list(first), list(second)]))
+    dots = '..., ' if common else ''
+    return tuple(dots + (list_some(each[common:]) or 'no more') for each in (first, second))
 
 
 def list_some(names: Sequence[Any], most: int = 8) -> str:

@@ -5,6 +5,8 @@ import re
 
 import pytest
 from mmdet.registry import DATASETS
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from mmvanilla import UsageError, coco_annotations
 
@@ -22,9 +24,11 @@ def make_content(*changes):
     [
         (dict(), None),
         (dict(category_id=1), 'of no listed category'),
-        (dict(bbox=[9, 9, 0, 0], area=0), 'without an area'),
-        (dict(bbox=[9, 9, 0.5, 9]), 'without an area'),
-        (dict(area=0), 'without an area'),
+        (dict(bbox=[9, 9, 0, 0], area=0), 'thinner than a pixel'),
+        (dict(bbox=[9, 9, 0.5, 9]), 'thinner than a pixel'),
+        (dict(area=0), 'with an area of 0 or less'),
+        (dict(ignore=1), 'that say ignore'),
+        (dict(ignore=0), None),
         (dict(bbox=[64, 9, 9, 9]), 'outside the image'),
         (dict(bbox=[-9, 9, 9, 9]), 'outside the image'),
         (dict(bbox=[9, 48, 9, 9]), 'outside the image'),
@@ -43,26 +47,85 @@ def test_faulty_boxes_are_those_that_mmdet_leaves_out(change, fault, tmp_path):
         metainfo=dict(classes=['a']),
     )
     used = DATASETS.build(cfg).get_data_info(0)['instances']
-    assert len(used) == (2 if fault in (None, coco_annotations.OVER_THE_BORDER) else 1)
+    left_out = fault and coco_annotations.FAULTS[fault][False] == 'left out'
+    assert len(used) == (1 if left_out else 2)
+
+
+# A detector finds the right box in an image, and whatever it can of one that has a fault.
+@pytest.mark.parametrize('fault', coco_annotations.FAULTS)
+@pytest.mark.parametrize('is_found', [True, False])
+def test_what_pycocotools_makes_of_faulty_boxes(fault, is_found, tmp_path):
+    change, seen = {
+        coco_annotations.UNLISTED: (dict(category_id=1), True),
+        coco_annotations.IGNORED: (dict(ignore=1), True),
+        coco_annotations.OUTSIDE: (dict(bbox=[70, 9, 9, 9]), False),
+        coco_annotations.THIN: (dict(bbox=[9, 9, 0, 9]), False),
+        coco_annotations.WITHOUT_AREA: (dict(area=0), True),
+        coco_annotations.OVER_THE_BORDER: (dict(bbox=[50, 9, 20, 20]), True),
+    }[fault]
+    change = dict(dict(bbox=[30, 9, 20, 20], area=400), **change)
+    content = make_content({}, change)
+    assert coco_annotations.faulty_boxes(content) == {fault: [2]}
+    detector = COCO()
+    detector.dataset = content
+    detector.createIndex()
+    boxes = [GOOD['bbox']] + [change['bbox']] * (is_found and seen)
+    found = [dict(image_id=5, category_id=2, bbox=box, score=0.9) for box in boxes]
+    evaluation = COCOeval(detector, detector.loadRes(found), 'bbox')
+    evaluation.params.catIds = [2]  # as MMDetection's metric sets it
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    is_missed = {
+        'left out': False,
+        'counted as missed': True,
+        'evaluated as others are': not is_found,
+    }[coco_annotations.FAULTS[fault][True]]
+    recall = evaluation.stats[8]
+    assert recall == pytest.approx(0.5 if is_missed else 1)
 
 
 @pytest.mark.parametrize(
     ('content', 'fault'),
     [
-        (None, 'it is no JSON file'),
         ([], 'it holds a list, but COCO has a dict'),
         (dict(images=[], annotations=[]), 'it has no list of categories'),
         (make_content(dict(bbox=[1, 2, 3])), r'annotations\[0\] has the bbox \[1, 2, 3\]'),
         (make_content(dict(bbox=[1, 2, 3, float('nan')])), r'annotations\[0\] has the bbox'),
-        (make_content(dict(image_id=7)), 'annotation 1 is of image 7, which is missing'),
+        (make_content(dict(image_id='5')), "annotation 1 is of image '5', which is missing"),
+        (dict(make_content({}), images=[IMAGE] * 2), r'two of its images have one id \(5\)'),
+        (
+            dict(make_content({}), categories=[dict(id=i, name=n) for i, n in enumerate('abcb')]),
+            r'it has several categories of one name \(b\)',
+        ),
     ],
 )
 def test_faults_of_files(content, fault, tmp_path):
     path = tmp_path / 'a.json'
-    if content is not None:
-        path.write_text(json.dumps(content))
+    path.write_text(json.dumps(content))
     with pytest.raises(UsageError, match=f'a.json is not as it should be: {fault}'):
         coco_annotations.read_annotations(path)
+
+
+@pytest.mark.parametrize('text', ['', '{"images": ['])
+def test_other_files_are_named(text, tmp_path):
+    (tmp_path / 'a.json').write_text(text)
+    with pytest.raises(UsageError, match='a.json is not as it should be: it is no JSON file'):
+        coco_annotations.read_annotations(tmp_path / 'a.json')
+    with pytest.raises(UsageError, match='b.json does not exist: put the annotations there'):
+        coco_annotations.read_annotations(tmp_path / 'b.json')
+
+
+@pytest.mark.parametrize(
+    ('first', 'second', 'shown'),
+    [
+        ('ab', 'ba', ('a, b', 'b, a')),
+        ('abcde', 'abedc', ('..., c, d, e', '..., e, d, c')),
+        ('abc', 'ab', ('..., c', '..., no more')),
+    ],
+)
+def test_lists_are_shown_from_where_they_differ(first, second, shown):
+    assert coco_annotations.list_difference(list(first), list(second)) == shown
 
 
 @pytest.mark.parametrize('first', [True, False])

@@ -1,6 +1,5 @@
 """The rows of the paper's Tables 1 to 3: their configs, and a small `make evidence`."""
 
-import json
 from statistics import mean
 
 import ablations
@@ -23,6 +22,7 @@ from mmvanilla import (
     switch_to_deploy,
 )
 from mmvanilla.checkpoint import load_checkpoint
+from mmvanilla.cli.kept_runs import read_results
 from mmvanilla.models import DeepConv
 from mmvanilla.models.folding.network import check_fused
 
@@ -224,11 +224,11 @@ def test_runs_and_goes_on(run_tool, tmp_path, monkeypatch, capsys):
     found = ablations.train_all(configs, 1, 2)
     for config in configs:
         folder = tmp_path / f'runs/{ablations.Path(config).stem}_0'
-        assert json.loads((folder / 'results.json').read_text())['top1'] == found[config][0]
+        assert read_results(folder) == dict(top1=found[config][0])
         assert (folder / 'epoch_9_deploy.pth').exists()
     monkeypatch.setattr(ablations.subprocess, 'run', None)  # would fail
     assert ablations.train_all(configs, 1, 2) == found
-    monkeypatch.setattr(ablations, 'sources', lambda: 'other code')
+    monkeypatch.setattr(ablations, 'code_digest', lambda: 'other code')
     with pytest.raises(TypeError):  # so they would be run again
         ablations.train_all(configs, 1, 2)
 

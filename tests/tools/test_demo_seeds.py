@@ -1,12 +1,17 @@
 """The demos with several seeds: runs are kept, and the table says how much they vary."""
 
 import json
+import os
+import subprocess
+import sys
+import time
 
 import pytest
 import seeds
 import skeleton
+import torch
 from helpers.programs import ROOT
-from skeleton import Run, spread, train_once
+from skeleton import Run, describe_run, spread, train_once
 
 from mmvanilla import UsageError
 from mmvanilla.cli.options import read_config
@@ -23,40 +28,97 @@ def make_run(folder, ap=0.5):
     return Run(folder, 3.5, trained, folder / 'epoch_7_deploy.pth', metrics, metrics)
 
 
-def test_runs_are_kept(tmp_path, monkeypatch):
-    trained = []
+@pytest.fixture
+def trained(monkeypatch):
+    """The folders in which runs were trained, for a moment each."""
+    folders = []
 
     def train(config, folder, *options):
-        trained.append(options)
+        assert options == ('--cfg-options', 'randomness.seed=3')
+        folders.append(folder)
         return make_run(folder)
 
     monkeypatch.setattr(skeleton, 'train_and_evaluate', train)
-    run = train_once(CONFIG, tmp_path / 'a', 3)
-    assert trained == [('--cfg-options', 'randomness.seed=3')]
-    assert train_once(CONFIG, tmp_path / 'a', 3) == run
+    return folders
+
+
+def test_runs_are_kept(trained, tmp_path):
+    asked = describe_run('a = 1', 3)
+    run = train_once(CONFIG, tmp_path / 'a', asked)
+    assert (run.folder, run.trained) == (tmp_path / 'a', tmp_path / 'a/epoch_7.pth')
+    assert run._replace(folder=0) == make_run(tmp_path / 'a/other')._replace(
+        folder=0, trained=run.trained, fused=run.fused
+    )
+    assert train_once(CONFIG, tmp_path / 'a', asked) == run
+    assert len(trained) == 1 and not trained[0].exists()
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (lambda asked, patch: describe_run('a = 2', 3), 'another config'),
+        (lambda asked, patch: describe_run('a = 1', 4), 'another seed'),
+        (lambda asked, patch: describe_run('a = 1', 3, 'b'), 'other data'),
+        (
+            lambda asked, patch: (
+                patch.setattr(skeleton, 'code_digest', lambda: 'c') or describe_run('a = 1', 3)
+            ),
+            'another version of mmvanilla',
+        ),
+        (
+            lambda asked, patch: (
+                patch.setattr(torch, 'get_num_threads', lambda: 99) or describe_run('a = 1', 3)
+            ),
+            'another machine or number of threads',
+        ),
+    ],
+)
+def test_other_runs_are_refused(change, message, trained, tmp_path, monkeypatch):
+    asked = describe_run('a = 1', 3)
+    train_once(CONFIG, tmp_path / 'a', asked)
+    changed = change(asked, monkeypatch)
+    with pytest.raises(UsageError, match=f'/a holds a run with {message}: remove it'):
+        train_once(CONFIG, tmp_path / 'a', changed)
     assert len(trained) == 1
-    changed = read_config(CONFIG, {'train_cfg.max_epochs': 1})
-    with monkeypatch.context() as patch:
-        patch.setattr(skeleton, 'read_config', lambda path: changed)
-        with pytest.raises(UsageError, match='/a holds a run with another config: remove it'):
-            train_once(CONFIG, tmp_path / 'a', 3)
-    with pytest.raises(UsageError, match='holds a run with another seed'):
-        train_once(CONFIG, tmp_path / 'a', 4)
-    (tmp_path / 'a/results.json').unlink()  # as if the run had been stopped
-    with pytest.raises(FileExistsError):  # it starts over, here into the same folder
-        train_once(CONFIG, tmp_path / 'a', 3)
-    assert len(trained) == 2
 
 
-def test_other_data_are_noticed(tmp_path, monkeypatch):
-    monkeypatch.setattr(skeleton, 'train_and_evaluate', lambda config, folder, *_: make_run(folder))
-    data = tmp_path / 'train.json'
-    data.write_text('{}')
-    run = train_once(CONFIG, tmp_path / 'a', 0, [data])
-    assert train_once(CONFIG, tmp_path / 'a', 0, [data]) == run
-    data.write_text('{"images": []}')
-    with pytest.raises(UsageError, match='holds a run with other data'):
-        train_once(CONFIG, tmp_path / 'a', 0, [data])
+def test_what_was_stopped_leaves_nothing(tmp_path, monkeypatch):
+    def stop(config, folder, *options):
+        (folder / 'checkpoint.pth').write_text('half')
+        sys.exit(143)
+
+    monkeypatch.setattr(skeleton, 'train_and_evaluate', stop)
+    with pytest.raises(SystemExit):
+        train_once(CONFIG, tmp_path / 'a', describe_run('a = 1', 3))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(os.name == 'nt', reason='Windows has no SIGTERM')
+def test_sigterm_ends_the_tool_too(tmp_path):
+    (tmp_path / 'demos').mkdir()
+    (tmp_path / 'tool.py').write_text(
+        f'import os, pathlib, time\npathlib.Path({str(tmp_path / "pid")!r}).write_text('
+        'str(os.getpid()))\ntime.sleep(99)\n'
+    )
+    code = (
+        f'import sys; sys.path.insert(0, {str(ROOT / "tools/demos")!r}); import skeleton; '
+        f'skeleton.__file__ = {str(tmp_path / "demos/skeleton.py")!r}; skeleton.run_tool("tool")'
+    )
+    demo = subprocess.Popen([sys.executable, '-c', code])
+    for _ in range(600):
+        if (tmp_path / 'pid').exists() and (tmp_path / 'pid').read_text():
+            break
+        time.sleep(0.1)
+    demo.terminate()
+    assert demo.wait(20) == 143
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / 'pid').read_text()), 0)
+
+
+def test_no_detection_counts_as_0(tmp_path):
+    runs = [make_run(tmp_path / '0'), make_run(tmp_path / '1')._replace(metrics={})]
+    ((_, _, trained, fused, by_seed, *_),) = seeds.rows('retinanet', runs)
+    assert (trained, fused, by_seed) == ('0.250 ± 0.354', '0.500 ± 0.000', '0.500, 0.000')
 
 
 def test_table(tmp_path):

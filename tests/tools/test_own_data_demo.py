@@ -11,11 +11,9 @@ import pytest
 from helpers.own_folder import copy_as_own
 from helpers.programs import ROOT, fail, parse
 from mmdet.registry import MODELS
-from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from mmvanilla.compatibility import meta_device
-from mmvanilla.errors import UsageError
 
 DETECTORS = ['_'.join(each) for each in product(own_data.DETECTORS, own_data.BACKBONES)]
 
@@ -89,7 +87,7 @@ def make_crowds(folder):
 
 
 WRONG = [
-    (lambda f: (f / 'annotations/train.json').unlink(), 'train.json is not as it should be'),
+    (lambda f: (f / 'annotations/train.json').unlink(), 'train.json does not exist'),
     (lambda f: (f / 'annotations/val.json').write_text('{'), 'val.json is not as it should be'),
     (lambda f: (f / 'annotations/val.json').write_text('[]'), 'it holds a list'),
     (
@@ -102,8 +100,10 @@ WRONG = [
         'val_000000000002.jpg, which .* lists',
     ),
     (lambda f: change(f / 'annotations/val.json', 'annotations', id=0), 'number them from 1'),
-    (lambda f: change(f / 'annotations/val.json', 'annotations', id=2), 'number them from 1'),
+    (lambda f: change(f / 'annotations/val.json', 'annotations', id='a'), 'number them from 1'),
     (lambda f: change(f / 'annotations/val.json', 'annotations', id=None), 'has no id'),
+    (lambda f: change(f / 'annotations/val.json', 'annotations', id=2), 'the id of another'),
+    (lambda f: change(f / 'annotations/train.json', 'annotations', id=2), 'the id of another'),
     (lambda f: change(f / 'annotations/val.json', 'annotations', iscrowd=None), 'has no iscrowd'),
     (make_crowds, 'train.json has no box that can be used'),
     (lambda f: change(f / 'annotations/train.json', 'images', 1, id=1), 'two of its images have'),
@@ -130,10 +130,11 @@ def test_faulty_boxes_are_named(folder, capsys):
     change(folder / 'annotations/train.json', 'annotations', 2, bbox=[200, 9, 99, 9])
     change(folder / 'annotations/val.json', 'annotations', 0, bbox=[300, 9, 9, 9])
     train, val = (folder / f'annotations/{name}.json' for name in ('train', 'val'))
-    classes = own_data.check_files(train, val, folder / 'images')
+    classes, images = own_data.check_files(train, val, folder / 'images')
     assert classes[0] == 'zero' and len(classes) == 10
+    assert len(images) == 20
     err = capsys.readouterr().err
-    assert f'{train}: 1 with boxes without an area, which are left out: annotations 2' in err
+    assert f'{train}: 1 with boxes thinner than a pixel, which are left out: annotations 2' in err
     assert (
         f'{train}: 1 with boxes over the border, which are used as they are: annotations 3' in err
     )
@@ -151,25 +152,36 @@ def test_doubtful_files_are_named(folder, capsys):
     for annotation in content['annotations'][1:]:
         annotation['bbox'][:2] = [120, 250]
     train.write_text(json.dumps(content))
-    own_data.check_files(train, val, folder / 'images')
+    _, images = own_data.check_files(train, val, folder / 'images')
+    own_data.check_images(folder / 'images', images)
     err = capsys.readouterr().err
     assert f'{train}: most boxes reach over the border: is bbox [x, y, width, height]?' in err
-    assert f'{train}: 1 annotations are of crowds' in err
+    assert f'{train}: 1 annotations are of crowds (iscrowd 1), trained as background' in err
     number = len(content['images'])
     assert f'{number} images have another height and width than annotated: train_' in err
     own_data.check_files(train, train, folder / 'images')
     assert f'share {number} images' in capsys.readouterr().err
 
 
-def test_configs_of_finished_runs_are_kept(tmp_path):
-    path, other = tmp_path / 'first.py', tmp_path / 'second.py'
-    own_data.write_configs({path: Config(dict(a=1)), other: Config(dict(a=1))})
-    (tmp_path / 'second/0').mkdir(parents=True)
-    (tmp_path / 'second/0/results.json').write_text('{}')
-    own_data.write_configs({path: Config(dict(a=2)), other: Config(dict(a=1))})
-    with pytest.raises(UsageError, match='second/0 holds a run with other settings or data'):
-        own_data.write_configs({path: Config(dict(a=3)), other: Config(dict(a=3))})
-    assert (path.read_text(), other.read_text()) == ('a = 2\n', 'a = 1\n')
+def test_data_are_told_apart(folder):
+    def digest():
+        return own_data.digest([train], folder / 'images', ['val_000000000002.jpg'])
+
+    train = folder / 'annotations/train.json'
+    before = digest()
+    assert digest() == before
+    (folder / 'images/val_000000000002.jpg').write_bytes(b'another')
+    image = digest()
+    change(train, 'annotations', iscrowd=1)
+    assert len({before, image, digest()}) == 3
+
+
+def test_only_finished_runs_of_seeds_are_kept(tmp_path):
+    for name in ('0', '2', '1.0123abcd'):
+        (tmp_path / 'retinanet' / name).mkdir(parents=True)
+        (tmp_path / 'retinanet' / name / 'results.json').touch()
+    (tmp_path / 'retinanet/3').mkdir()
+    assert own_data.kept_seeds(tmp_path / 'retinanet.py') == [0, 2]
 
 
 @pytest.mark.slow
@@ -181,7 +193,7 @@ def test_compares_on_a_folder(folder, run_tool, tmp_path, capsys, monkeypatch):
     arguments += ['--detectors', 'retinanet', '--work-dir', tmp_path / 'out']
     run_tool('tools/demos/own_data.py', *arguments)
     out, err = capsys.readouterr()
-    assert f'warning: {path}: 1 with boxes without an area, which are left out' in err
+    assert f'warning: {path}: 1 with boxes thinner than a pixel, which are left out' in err
     rows = parse(out)
     assert [row[:2] for row in rows] == [['retinanet', each] for each in own_data.BACKBONES]
     for _, backbone, *_, steps, _, box, _, fused, by_seed in rows:
@@ -194,6 +206,18 @@ def test_compares_on_a_folder(folder, run_tool, tmp_path, capsys, monkeypatch):
     run_tool('tools/demos/own_data.py', *arguments)
     assert '$ python' not in (again := capsys.readouterr().out)  # nothing is trained again
     assert parse(again) == rows
+    # Of fewer runs, the table has all that are kept.
+    run_tool('tools/demos/own_data.py', *arguments, '--seeds', 1, '--backbones', 'resnet-18')
+    assert parse(capsys.readouterr().out) == rows
+    # Runs that do not fit are found before any other, and nothing is written.
+    config = (tmp_path / 'out/retinanet_resnet-18.py').read_text()
+    other = ['--detectors', 'faster_rcnn']
+    sentence = fail('demos/own_data', *arguments, *other, '--epochs', 3, monkeypatch=monkeypatch)
+    assert 'retinanet_vanillanet-6/0 holds a run with another config: remove it' in sentence
     change(path, 'annotations', 0, bbox=[9, 9, 9, 9], area=81)
-    sentence = fail('demos/own_data', *arguments, monkeypatch=monkeypatch)
+    sentence = fail('demos/own_data', *arguments, *other, monkeypatch=monkeypatch)
     assert 'retinanet_vanillanet-6/0 holds a run with other data: remove it' in sentence
+    assert (tmp_path / 'out/retinanet_resnet-18.py').read_text() == config
+    assert not (tmp_path / 'out/faster_rcnn_resnet-18.py').exists()
+    folders = [path.name for path in (tmp_path / 'out').glob('*/*') if path.is_dir()]
+    assert sorted(folders) == ['0', '0', '1', '1']

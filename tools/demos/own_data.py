@@ -7,11 +7,12 @@ of predictions and the configs are left in the work dir.
 """
 
 import argparse
+import hashlib
 import sys
 from itertools import product
 from pathlib import Path
 from statistics import median
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, Sequence, Tuple
 
 import mmcv
 from detection import draw_predictions, load_detector
@@ -19,17 +20,20 @@ from mmdet.registry import DATASETS
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import init_default_scope
-from skeleton import RESULTS, Run, spread, train_once
+from skeleton import Run, check_kept, describe_run, read_run, spread, train_once
 from tqdm import tqdm
 
 from mmvanilla.checkpoint import check_writable, load_checkpoint, replace_when_whole
 from mmvanilla.cli.checks import SETTINGS
+from mmvanilla.cli.kept_runs import RESULTS
 from mmvanilla.cli.options import one_sentence_errors, read_config
 from mmvanilla.cli.tables import markdown_lines
 from mmvanilla.cli.timing import describe_machine
 from mmvanilla.coco_annotations import (
+    FAULTS,
     OVER_THE_BORDER,
     faulty_boxes,
+    list_difference,
     list_some,
     read_annotations,
 )
@@ -75,54 +79,56 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def check_files(train: Path, test: Path, images: Path) -> List[str]:
+def check_files(
+    train: Path, test: Path, images: Path
+) -> Tuple[List[str], Dict[str, Dict[str, Any]]]:
     """Reads both files of annotations, and warns about boxes with faults.
 
     Returns:
-        The names of the classes, in the order by which MMDetection numbers them.
+        The names of the classes, in the order by which MMDetection numbers them, and the images of
+        both files by their names.
 
     Raises:
         UsageError: if a file is not as it should be, if their categories differ, or if an image is
             missing.
     """
-    contents = {path: read_annotations(path) for path in (train, test)}
-    names = {path: [each['name'] for each in contents[path]['categories']] for path in contents}
-    if names[train] != names[test]:
+    contents = [read_annotations(path) for path in (train, test)]
+    names = [[each['name'] for each in content['categories']] for content in contents]
+    if names[0] != names[1]:
+        first, second = list_difference(*names)
         raise UsageError(
-            f'{train} has the categories {list_some(names[train])}, but {test} '
-            f'{list_some(names[test])}: write the same into both, in one order.'
+            f'{train} has the categories {first}, but {test} {second}: write the same into both, '
+            'in one order.'
         )
-    for path, content in contents.items():
+    for is_test, path, content in zip((False, True), (train, test), contents):
         if not content['annotations'] or not content['categories']:
             raise UsageError(f'{path} has no annotations or no categories: add some.')
-        check_boxes(path, content, 'counted as missed' if path == test else 'left out')
+        check_boxes(path, content, is_test)
         for image in content['images']:
             if not (images / image['file_name']).is_file():
                 raise UsageError(
                     f'{images / image["file_name"]}, which {path} lists, does not exist: put it '
                     'there.'
                 )
-    check_metric(test, contents[test]['annotations'])
-    shared = set.intersection(
-        *({image['file_name'] for image in content['images']} for content in contents.values())
-    )
+        check_ids(path, content['annotations'], is_test)
+    both = [{image['file_name']: image for image in each['images']} for each in contents]
+    shared = set.intersection(*map(set, both))
     if shared:
         warn(f'{train} and {test} share {len(shared)} images: {list_some(sorted(shared))}')
-    check_images(images, [image for content in contents.values() for image in content['images']])
-    return names[train]
+    return names[0], {**both[0], **both[1]}
 
 
 def warn(text: str) -> None:
     print(f'warning: {text}', file=sys.stderr)
 
 
-def check_boxes(path: Path, content: Dict[str, Any], use: str) -> None:
+def check_boxes(path: Path, content: Dict[str, Any], is_test: bool) -> None:
     """Warns about boxes with faults.
 
     Args:
         path: The file, for the messages.
         content: What ``read_annotations`` returns.
-        use: What happens to boxes with faults.
+        is_test: Whether they are for testing instead of training.
 
     Raises:
         UsageError: if no box is left.
@@ -130,17 +136,16 @@ def check_boxes(path: Path, content: Dict[str, Any], use: str) -> None:
     annotations = [each for each in content['annotations'] if not each.get('iscrowd')]
     faults = faulty_boxes(dict(content, annotations=annotations))
     for fault, ids in faults.items():
-        treated = 'used as they are' if fault == OVER_THE_BORDER else use
         warn(
-            f'{path}: {len(ids)} with boxes {fault}, which are {treated}: annotations '
-            f'{list_some(ids)}'
+            f'{path}: {len(ids)} with boxes {fault}, which are {FAULTS[fault][is_test]}: '
+            f'annotations {list_some(ids)}'
         )
     over = len(faults.pop(OVER_THE_BORDER, ()))
     if over > len(annotations) / 2:
         warn(f'{path}: most boxes reach over the border: is bbox [x, y, width, height]?')
     crowds = len(content['annotations']) - len(annotations)
     if crowds:
-        warn(f'{path}: {crowds} annotations are of crowds (iscrowd 1), which are not trained')
+        warn(f'{path}: {crowds} annotations are of crowds (iscrowd 1), trained as background')
     if len(annotations) == sum(map(len, faults.values())):
         raise UsageError(
             f'{path} has no box that can be used: bbox is [x, y, width, height] in pixels, area '
@@ -148,23 +153,22 @@ def check_boxes(path: Path, content: Dict[str, Any], use: str) -> None:
         )
 
 
-def check_images(folder: Path, images: Sequence[Dict[str, Any]]) -> None:
-    """Loads all images, and warns about those of another size than annotated.
+def check_images(folder: Path, images: Dict[str, Dict[str, Any]]) -> None:
+    """Loads all images, by file name, and warns about those of another size than annotated.
 
     Raises:
         UsageError: if one cannot be loaded.
     """
     others = []
-    for image in tqdm(images, desc='checking images', unit='image'):
-        path = folder / image['file_name']
+    for name, image in tqdm(images.items(), desc='checking images', unit='image'):
         try:
-            pixels = mmcv.imread(str(path))  # as MMDetection does
+            pixels = mmcv.imread(str(folder / name))  # as MMDetection does
         except Exception:
             pixels = None
         if pixels is None:
-            raise UsageError(f'{path} cannot be loaded: put a whole image there.')
+            raise UsageError(f'{folder / name} cannot be loaded: put a whole image there.')
         if pixels.shape[:2] != (image['height'], image['width']):
-            others.append(image['file_name'])
+            others.append(name)
     if others:
         warn(
             f'{len(others)} images have another height and width than annotated: '
@@ -172,16 +176,30 @@ def check_images(folder: Path, images: Sequence[Dict[str, Any]]) -> None:
         )
 
 
-def check_metric(path: Path, annotations: Sequence[Dict[str, Any]]) -> None:
-    """Raises UsageError if pycocotools cannot use annotations, or counts right boxes as wrong."""
+def check_ids(path: Path, annotations: Sequence[Dict[str, Any]], is_test: bool) -> None:
+    """Raises UsageError if pycocotools cannot use ids, or counts right boxes as wrong by them."""
     ids = [annotation.get('id') for annotation in annotations]
-    if len(set(ids)) < len(ids) or not all(ids):
+    if None in ids or len(set(ids)) < len(ids):
         raise UsageError(
-            f'{path}: an annotation has no id, the id of another, or the id 0, which pycocotools '
-            'takes for none: number them from 1.'
+            f'{path}: an annotation has no id, or the id of another: number them from 1.'
         )
-    if not all('iscrowd' in annotation for annotation in annotations):
+    if is_test and not all(isinstance(each, int) and each for each in ids):
+        raise UsageError(
+            f'{path}: an annotation has the id 0, which pycocotools takes for none, or one that is '
+            'no whole number: number them from 1.'
+        )
+    if is_test and not all('iscrowd' in annotation for annotation in annotations):
         raise UsageError(f'{path}: an annotation has no iscrowd, which pycocotools needs: add 0.')
+
+
+def digest(files: Sequence[Path], folder: Path, images: Iterable[str]) -> str:
+    """A digest of the annotations, and of the names and sizes of the images in a folder."""
+    found = hashlib.sha256()
+    for path in files:
+        found.update(path.read_bytes())
+    for name in sorted(images):
+        found.update(f'{name} {(folder / name).stat().st_size} '.encode())
+    return found.hexdigest()
 
 
 def make_config(name: str, args: argparse.Namespace, classes: Sequence[str]) -> Config:
@@ -212,21 +230,10 @@ def make_config(name: str, args: argparse.Namespace, classes: Sequence[str]) -> 
     return Config({name: value for name, value in cfg.items() if name in SETTINGS})
 
 
-def write_configs(configs: Dict[Path, Config]) -> None:
-    """Writes configs.
-
-    Raises:
-        UsageError: if there are finished runs of another config, before any is written.
-    """
-    for path, cfg in configs.items():
-        runs = list(path.with_suffix('').glob(f'*/{RESULTS}'))
-        if runs and path.exists() and path.read_text() != cfg.pretty_text:
-            raise UsageError(
-                f'{runs[0].parent} holds a run with other settings or data: name another '
-                '--work-dir, or remove it.'
-            )
-    for path, cfg in configs.items():
-        cfg.dump(path)
+def kept_seeds(config: Path) -> List[int]:
+    """The seeds of which a config has finished runs."""
+    folders = [path.parent.name for path in config.with_suffix('').glob(f'*/{RESULTS}')]
+    return sorted(int(name) for name in folders if name.isdigit())
 
 
 def describe(cfg: Config, scale: Sequence[int], runs: Sequence[Run]) -> List[Any]:
@@ -250,35 +257,48 @@ def describe(cfg: Config, scale: Sequence[int], runs: Sequence[Run]) -> List[Any
 def main() -> None:
     args = parse_args()
     files = [args.folder / f'annotations/{name}.json' for name in (args.train, args.test)]
-    classes = check_files(*files, args.folder / 'images')
+    classes, images = check_files(*files, args.folder / 'images')
+    data = digest(files, args.folder / 'images', images)
+    paths = {each: args.work_dir / f'{"_".join(each)}.py' for each in product(DETECTORS, BACKBONES)}
+    configs = {each: make_config(path.stem, args, classes) for each, path in paths.items()}
+
+    def asked(each: Tuple[str, str], seed: int) -> Tuple[Path, Dict[str, Any]]:
+        folder = paths[each].with_suffix('') / str(seed)
+        return folder, describe_run(configs[each].pretty_text, seed, data)
+
+    for each in configs:
+        for seed in kept_seeds(paths[each]):
+            check_kept(*asked(each, seed))
+    chosen = [
+        (each, seed)
+        for seed in range(args.seeds)
+        for each in product(args.detectors, args.backbones)
+    ]
+    if any(seed not in kept_seeds(paths[each]) for each, seed in chosen):
+        check_images(args.folder / 'images', images)
     check_writable(str(args.work_dir), is_folder=True)
     args.work_dir.mkdir(parents=True, exist_ok=True)
-    configs = {
-        each: args.work_dir / f'{"_".join(each)}.py'
-        for each in product(args.detectors, args.backbones)
+    for each in dict(chosen):
+        configs[each].dump(paths[each])
+    for each, seed in chosen:
+        run = train_once(str(paths[each]), *asked(each, seed))
+        if METRICS[0] not in run.metrics:
+            warn(f'{run.folder} detects nothing on the test images: its AP counts as 0')
+    runs = {
+        each: [read_run(asked(each, seed)[0]) for seed in kept_seeds(path)]
+        for each, path in paths.items()
+        if kept_seeds(path)
     }
-    write_configs({path: make_config(path.stem, args, classes) for path in configs.values()})
-    runs: Dict[Tuple[str, str], List[Run]] = {each: [] for each in configs}
-    for seed in range(args.seeds):
-        for each, config in configs.items():
-            folder = config.with_suffix('') / str(seed)
-            runs[each].append(train_once(str(config), folder, seed, files))
-            if METRICS[0] not in runs[each][-1].metrics:
-                warn(f'{folder} detects nothing on the test images: its AP counts as 0')
-    rows = [
-        [*each, *describe(read_config(config), args.scale, runs[each])]
-        for each, config in configs.items()
-    ]
+    rows = [[*each, *describe(configs[each], args.scale, own)] for each, own in runs.items()]
     table = '\n'.join(markdown_lines(HEAD, rows))
     with replace_when_whole(args.work_dir / 'results.md') as temporary:
         temporary.write_text(f'{describe_machine(get_device())}\n\n{table}\n')
     print(f'\n{table}\n')
     init_default_scope('mmdet')
-    for each, config in configs.items():
-        dataset = DATASETS.build(read_config(config).test_dataloader.dataset)
-        run = runs[each][0]
+    for each, (run, *_) in runs.items():
+        dataset = DATASETS.build(configs[each].test_dataloader.dataset)
         model = load_detector(run.fused if run.fused.exists() else run.trained)
-        draw_predictions(model, dataset, config.with_suffix('.png'))
+        draw_predictions(model, dataset, paths[each].with_suffix('.png'))
     print(f'This table and pictures (truth left, predictions right): {args.work_dir}')
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from statistics import median
 from typing import Dict, Iterator, List, NamedTuple
 
-from skeleton import Run, spread, train_once
+from skeleton import Run, check_kept, describe_run, spread, train_once
 
-from mmvanilla.cli.options import one_sentence_errors
+from mmvanilla.cli.options import one_sentence_errors, read_config
 from mmvanilla.cli.running import read_log
 from mmvanilla.cli.tables import print_table
 
@@ -50,10 +50,14 @@ def rows(name: str, runs: List[Run]) -> Iterator[List[str]]:
     """The rows of ``HEAD`` about a network."""
     _, metrics, form = NETWORKS[name]
     for metric, key in metrics.items():
-        values = [run.metrics[key] for run in runs]
+        # There is no AP if nothing is detected.
+        values, fused = (
+            [each.get(key, 0.0) for each in metrics]
+            for metrics in zip(*((run.metrics, run.fused_metrics) for run in runs))
+        )
         yield [
             *(name, metric, spread(values, form)),
-            spread([run.fused_metrics[key] for run in runs], form),
+            spread(fused, form),
             ', '.join(format(value, form) for value in values),
             f'{median(run.minutes for run in runs):.1f}',
             f'{median(map(seconds_at_end, runs)):.3f}',
@@ -72,10 +76,17 @@ def main() -> None:
     if args.seeds < 1:
         parser.error('--seeds takes 1 or more')
     runs: Dict[str, List[Run]] = {name: [] for name in names}
-    for seed in range(args.seeds):
-        for name in names:
-            config = f'configs/digits/{NETWORKS[name].config}.py'
-            runs[name].append(train_once(config, WORK_DIR / f'{name}_{seed}', seed))
+    configs = {name: f'configs/digits/{NETWORKS[name].config}.py' for name in names}
+    texts = {name: read_config(config).pretty_text for name, config in configs.items()}
+    asked = {
+        (name, WORK_DIR / f'{name}_{seed}'): describe_run(texts[name], seed)
+        for seed in range(args.seeds)
+        for name in names
+    }
+    for (_, folder), run in asked.items():
+        check_kept(folder, run)
+    for (name, folder), run in asked.items():
+        runs[name].append(train_once(configs[name], folder, run))
     print()
     print_table(HEAD, (row for name in names for row in rows(name, runs[name])))
 

@@ -1,6 +1,5 @@
 """What the demos share: training, fusing and evaluating as a user would, and reporting it."""
 
-import hashlib
 import json
 import shutil
 import signal
@@ -10,22 +9,21 @@ import time
 from pathlib import Path
 from shlex import quote
 from statistics import mean, stdev
-from typing import Dict, NamedTuple, Sequence
+from typing import Any, Dict, NamedTuple, Sequence
 
 import cv2
 import numpy as np
 from matplotlib.figure import Figure
 from mmengine.device import get_device
 
-from mmvanilla.checkpoint import latest_whole_checkpoint, replace_when_whole
+from mmvanilla.checkpoint import latest_whole_checkpoint
 from mmvanilla.cli.figures import write_figure
-from mmvanilla.cli.options import read_config
+from mmvanilla.cli.kept_runs import code_digest, differences, read_results, run_and_keep
 from mmvanilla.cli.running import read_log
 from mmvanilla.cli.timing import describe_machine
 from mmvanilla.errors import UsageError
 
 PREDICTIONS = 'predictions.pkl'
-RESULTS = 'results.json'
 
 
 class Run(NamedTuple):
@@ -65,42 +63,65 @@ def train_and_evaluate(config: str, folder: Path, *options: str) -> Run:
     return Run(folder, minutes, trained, fused, metrics, fused_metrics)
 
 
-def train_once(config: str, folder: Path, seed: int, data: Sequence[Path] = ()) -> Run:
+def describe_run(config: str, seed: int, data: str = '') -> Dict[str, Any]:
+    """What a run with a seed depends on, as ``differences`` takes it.
+
+    Args:
+        config: The text of the config.
+        seed: The seed.
+        data: A digest of the data.
+    """
+    return {
+        'another config': config,
+        'another seed': seed,
+        'other data': data,
+        'another version of mmvanilla': code_digest(),
+        'another machine or number of threads': describe_machine(get_device()),
+    }
+
+
+def check_kept(folder: Path, asked: Dict[str, Any]) -> None:
+    """Raises UsageError if a folder holds a finished run that is not as asked for."""
+    different = differences(folder, asked)
+    if different:
+        raise UsageError(
+            f'{folder} holds a run with {different[0]}: remove it, or use another folder.'
+        )
+
+
+def train_once(config: str, folder: Path, asked: Dict[str, Any]) -> Run:
     """As ``train_and_evaluate`` with a seed, unless the folder holds that run already.
+
+    A run that was stopped starts over.
 
     Args:
         config: The config file.
         folder: For all output.
-        seed: The seed.
-        data: Files without a change of which a finished run counts.
+        asked: What the run depends on: ``describe_run``.
 
     Raises:
-        UsageError: if the folder holds a finished run of another config, of other data or from
-            another machine. A run that was stopped starts over.
+        UsageError: if the folder holds another finished run.
     """
-    results = folder / RESULTS
-    asked = {
-        'another config': read_config(config).pretty_text,
-        'another seed': seed,
-        'other data': [hashlib.sha256(path.read_bytes()).hexdigest() for path in data],
-        'another machine or number of threads': describe_machine(get_device()),
-    }
-    if results.exists():
-        kept = json.loads(results.read_text())
-        different = [name for name, value in kept.pop('asked').items() if value != asked[name]]
-        if different:
-            raise UsageError(
-                f'{folder} holds a run with {different[0]}: remove it, or use another folder.'
-            )
-        return Run(
-            folder, trained=folder / kept.pop('trained'), fused=folder / kept.pop('fused'), **kept
-        )
-    run = train_and_evaluate(config, folder, '--cfg-options', f'randomness.seed={seed}')
-    kept = dict(run._asdict(), trained=run.trained.name, fused=run.fused.name, asked=asked)
-    del kept['folder']
-    with replace_when_whole(results) as temporary:
-        temporary.write_text(json.dumps(kept))
-    return run
+
+    def run(folder: Path) -> Dict[str, Any]:
+        seed = f'randomness.seed={asked["another seed"]}'
+        found = train_and_evaluate(config, folder, '--cfg-options', seed)
+        kept = dict(found._asdict(), trained=found.trained.name, fused=found.fused.name)
+        del kept['folder']
+        return kept
+
+    check_kept(folder, asked)
+    if differences(folder, asked) is None:
+        run_and_keep(folder, asked, run)
+    return read_run(folder)
+
+
+def read_run(folder: Path) -> Run:
+    """The finished run that a folder holds."""
+    kept = read_results(folder)
+    return Run(
+        folder, trained=folder / kept.pop('trained'), fused=folder / kept.pop('fused'), **kept
+    )
 
 
 def spread(values: Sequence[float], form: str) -> str:

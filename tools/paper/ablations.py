@@ -6,13 +6,9 @@ of the paper's orderings hold; writes them and plots to the work dir.
 """
 
 import argparse
-import hashlib
-import json
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from math import nan
 from pathlib import Path
@@ -30,6 +26,7 @@ from tqdm import tqdm
 from mmvanilla.checkpoint import replace_when_whole
 from mmvanilla.cli.checks import check_data
 from mmvanilla.cli.figures import write_figure
+from mmvanilla.cli.kept_runs import code_digest, differences, read_results, run_and_keep
 from mmvanilla.cli.options import one_sentence_errors, read_config
 from mmvanilla.cli.running import read_log
 from mmvanilla.cli.tables import markdown_lines, read_table
@@ -117,15 +114,6 @@ def digits_config(config: str, seed: int, setting: Setting = Setting()) -> Confi
     return cfg
 
 
-def sources() -> str:
-    """A digest of what runs depend on besides their configs: how data are made, and the package."""
-    digest = hashlib.sha256()
-    for pattern in ('tools/train.py', 'tools/dataset_converters/*.py', 'mmvanilla/**/*.py'):
-        for path in sorted(Path().glob(pattern)):
-            digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
 def train(folder: Path, text: str) -> float:
     """Trains with a config, unless the same code did so before, on the same kind of device.
 
@@ -139,32 +127,22 @@ def train(folder: Path, text: str) -> float:
     Raises:
         RuntimeError: naming the log, if training failed.
     """
-    results = folder / 'results.json'
-    run = dict(
-        config=text,
-        sources=sources(),
-        machine=describe_machine(DEVICE),
-    )
-    if results.exists():
-        found = json.loads(results.read_text())
-        if found.get('run') == run:
-            return found['top1']
-    # In a folder of its own: another command, or what a killed run left, may use the same name.
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f'{folder.name}.', dir=folder.parent))
-    path, log = temporary / 'config.py', temporary / 'log.txt'
-    path.write_text(text)
-    command = [sys.executable, 'tools/train.py', str(path), '--work-dir', str(temporary)]
-    with open(log, 'w') as file:
-        one_core = {**os.environ, 'OMP_NUM_THREADS': '1'}
-        ended = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=one_core)
-    if ended.returncode != 0:
-        raise RuntimeError(f'training failed: see {log}.')
-    top1 = read_log(temporary)[-1][TOP1]
-    (temporary / results.name).write_text(json.dumps(dict(top1=top1, run=run)))
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
-    return top1
+
+    def run(folder: Path) -> Dict[str, float]:
+        path, log = folder / 'config.py', folder / 'log.txt'
+        path.write_text(text)
+        command = [sys.executable, 'tools/train.py', str(path), '--work-dir', str(folder)]
+        with open(log, 'w') as file:
+            one_core = {**os.environ, 'OMP_NUM_THREADS': '1'}
+            ended = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=one_core)
+        if ended.returncode != 0:
+            raise RuntimeError(f'training failed: see {log}.')
+        return dict(top1=read_log(folder)[-1][TOP1])
+
+    asked = dict(config=text, code=code_digest(), machine=describe_machine(DEVICE))
+    if differences(folder, asked) == []:
+        return read_results(folder)['top1']
+    return run_and_keep(folder, asked, run)['top1']
 
 
 def run_folder(config: str, seed: int, folder: str = '') -> Path:
