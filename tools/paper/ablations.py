@@ -38,7 +38,7 @@ IMAGES, BATCH_SIZE = 6400, 64
 # The settings of backbone and head in which the rows differ.
 TECHNIQUES = ('act_num', 'deep_training', 'merged', 'shortcut')
 TOP1 = 'accuracy/top1'
-HEAD_OF_ORDERINGS = ['in the paper', 'by', 'digits: by', 'verdict', 'seeds it would take']
+HEAD_OF_ORDERINGS = ['in the paper', 'by', 'digits: by', 'verdict', 'seeds needed']
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'  # as mmengine chooses
 JOBS = 1 if DEVICE == 'cuda' else os.cpu_count()
 
@@ -292,7 +292,7 @@ def format_ordering(line: Tuple[str, float, float, str, Optional[int]]) -> List[
         f'{paper:.2f}',
         f'{here:.2f}',
         verdict,
-        'unknown' if seeds is None else f'{seeds:,}',
+        'unknown' if seeds is None else f'{float(f"{seeds:.2g}"):,.0f}',  # it is an estimate
     ]
 
 
