@@ -61,6 +61,8 @@ CHANGES = {
     },
     'width-2': {'model.backbone.widen_factor': 1 / 16, 'model.head.in_channels': 256},
     'width-4': {'model.backbone.widen_factor': 1 / 8, 'model.head.in_channels': 512},
+    'rate-half': {'optim_wrapper.optimizer.lr': 0.005},
+    'rate-twice': {'optim_wrapper.optimizer.lr': 0.02},
     'no-decay': {'optim_wrapper.optimizer.weight_decay': 0.0},
     'shifted-images': {
         'train_dataloader.dataset.pipeline.1.type': 'RandomCrop',

@@ -71,6 +71,8 @@ SETTINGS = {
     'width-4': Setting(
         options={'model.backbone.widen_factor': 1 / 8, 'model.head.in_channels': 512}
     ),
+    'rate-half': Setting(options={'optim_wrapper.optimizer.lr': 0.005}),
+    'rate-twice': Setting(options={'optim_wrapper.optimizer.lr': 0.02}),
     'no-decay': Setting(options={'optim_wrapper.optimizer.weight_decay': 0.0}),
     'shifted-images': Setting(
         options={
@@ -82,10 +84,10 @@ SETTINGS = {
         }
     ),
 }
-# Those that take the longest
+# Those of --long: with the others, an hour and a half
 LONG = [
     *('length-3', 'length-10', 'length-30', 'images-9-length-3', 'images-9-length-9'),
-    *('large-maps', 'width-2', 'width-4', 'shifted-images'),
+    *('large-maps', 'width-2', 'width-4', 'rate-half', 'rate-twice', 'shifted-images'),
 ]
 # The rows that are trained by default, of each network
 ROWS: Dict[str, List[str]] = {
@@ -103,9 +105,9 @@ def parse_args() -> argparse.Namespace:
         nargs='+',
         choices=SETTINGS,
         metavar='SETTING',
-        help=f'of {", ".join(SETTINGS)}; by default those that do not take long',
+        help=f'of {", ".join(SETTINGS)}; by default those that take an hour and a half',
     )
-    parser.add_argument('--long', action='store_true', help='take the settings that take long')
+    parser.add_argument('--long', action='store_true', help='take the other settings')
     parser.add_argument('--network', choices=ROWS, default=list(ROWS)[0])
     parser.add_argument(
         '--rows', nargs='+', metavar='ROW', help='of Tables 1 to 3; by default the main ones'
@@ -132,8 +134,9 @@ def parse_args() -> argparse.Namespace:
 
 
 def fits(network: str, setting: Setting) -> bool:
-    """Whether a network has a setting: its model and its number of epochs allow it."""
-    own = setting.images != IMAGES or any(key.startswith('model.') for key in setting.options)
+    """Whether a network has a setting: its model, optimizer and number of epochs allow it."""
+    parts = ('model.', 'optim_wrapper.optimizer.lr')
+    own = setting.images != IMAGES or any(key.startswith(parts) for key in setting.options)
     return network == 'VanillaNet-6' or not own
 
 
