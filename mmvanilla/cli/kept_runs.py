@@ -15,7 +15,8 @@ RESULTS = 'results.json'
 def code_digest() -> str:
     """A digest of the code that runs depend on: the package, how it trains, how data are made."""
     package, tools = Path(__file__).parents[1], find_root() / 'tools'
-    files = [*package.rglob('*.py'), *tools.glob('dataset_converters/digits_*.py'), tools / 'train.py']
+    makers = tools.glob('dataset_converters/digits_*.py')
+    files = [*package.rglob('*.py'), *makers, tools / 'train.py']
     digest = hashlib.sha256()
     for path in sorted(path for path in files if '.mim' not in path.parts):
         digest.update(path.read_bytes())

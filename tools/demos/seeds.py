@@ -51,13 +51,10 @@ def rows(name: str, runs: List[Run]) -> Iterator[List[str]]:
     _, metrics, form = NETWORKS[name]
     for metric, key in metrics.items():
         # There is no AP if nothing is detected.
-        values, fused = (
-            [each.get(key, 0.0) for each in metrics]
-            for metrics in zip(*((run.metrics, run.fused_metrics) for run in runs))
-        )
+        values = [run.metrics.get(key, 0.0) for run in runs]
         yield [
             *(name, metric, spread(values, form)),
-            spread(fused, form),
+            spread([run.fused_metrics.get(key, 0.0) for run in runs], form),
             ', '.join(format(value, form) for value in values),
             f'{median(run.minutes for run in runs):.1f}',
             f'{median(map(seconds_at_end, runs)):.3f}',

@@ -84,7 +84,7 @@ SETTINGS = {
         }
     ),
 }
-# Those of --long: with the others, an hour and a half
+# Those of --long
 LONG = [
     *('length-3', 'length-10', 'length-30', 'images-9-length-3', 'images-9-length-9'),
     *('large-maps', 'width-2', 'width-4', 'rate-half', 'rate-twice', 'shifted-images'),
@@ -105,9 +105,9 @@ def parse_args() -> argparse.Namespace:
         nargs='+',
         choices=SETTINGS,
         metavar='SETTING',
-        help=f'of {", ".join(SETTINGS)}; by default those that take an hour and a half',
+        help=f'of {", ".join(SETTINGS)}; by default all but {", ".join(LONG)}',
     )
-    parser.add_argument('--long', action='store_true', help='take the other settings')
+    parser.add_argument('--long', action='store_true', help='take those left out by default')
     parser.add_argument('--network', choices=ROWS, default=list(ROWS)[0])
     parser.add_argument(
         '--rows', nargs='+', metavar='ROW', help='of Tables 1 to 3; by default the main ones'
