@@ -12,7 +12,7 @@ import sys
 from itertools import product
 from pathlib import Path
 from statistics import median
-from typing import Any, Dict, Iterable, List, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, NamedTuple, Sequence, Tuple
 
 import mmcv
 from detection import draw_predictions, load_detector
@@ -20,7 +20,7 @@ from mmdet.registry import DATASETS
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import init_default_scope
-from skeleton import Run, check_kept, describe_run, read_run, spread, train_once
+from skeleton import check_kept, describe_run, read_run, spread, train_once
 from tqdm import tqdm
 
 from mmvanilla.checkpoint import check_writable, load_checkpoint, replace_when_whole
@@ -230,15 +230,30 @@ def make_config(name: str, args: argparse.Namespace, classes: Sequence[str]) -> 
     return Config({name: value for name, value in cfg.items() if name in SETTINGS})
 
 
-def kept_seeds(config: Path) -> List[int]:
-    """The seeds of which a config has finished runs."""
-    folders = [path.parent.name for path in config.with_suffix('').glob(f'*/{RESULTS}')]
-    return sorted(int(name) for name in folders if name.isdigit())
+class Detector(NamedTuple):
+    """A detector that is compared: its config, the file to write it to, and its runs."""
+
+    path: Path
+    config: Config
+    data: str  # their digest
+
+    def folder(self, seed: int) -> Path:
+        return self.path.with_suffix('') / str(seed)
+
+    def asked(self, seed: int) -> Dict[str, Any]:
+        """What the run with a seed depends on."""
+        return describe_run(self.config.pretty_text, seed, self.data)
+
+    def kept_seeds(self) -> List[int]:
+        """The seeds of which there are finished runs."""
+        names = [path.parent.name for path in self.path.with_suffix('').glob(f'*/{RESULTS}')]
+        return sorted(int(name) for name in names if name.isdigit())
 
 
-def describe(cfg: Config, scale: Sequence[int], runs: Sequence[Run]) -> List[Any]:
-    """The columns of ``HEAD`` about a detector that was trained several times."""
-    counted = count(cfg, (scale[1], scale[0]), deploy=True)
+def describe(detector: Detector, scale: Sequence[int]) -> List[Any]:
+    """The columns of ``HEAD`` about all runs of a detector, but for its name."""
+    runs = [read_run(detector.folder(seed)) for seed in detector.kept_seeds()]
+    counted = count(detector.config, (scale[1], scale[0]), deploy=True)
     # There is no metric if nothing is detected.
     box, box50 = ([run.metrics.get(metric, 0.0) for run in runs] for metric in METRICS)
     fused = [run.fused_metrics.get(METRICS[0], 0.0) for run in runs if run.fused.exists()]
@@ -254,51 +269,51 @@ def describe(cfg: Config, scale: Sequence[int], runs: Sequence[Run]) -> List[Any
     ]
 
 
+def train(detectors: Iterable[Detector], seeds: int, work_dir: Path) -> None:
+    """Trains what is not there yet, the detectors by turns."""
+    check_writable(str(work_dir), is_folder=True)
+    work_dir.mkdir(parents=True, exist_ok=True)
+    for detector in detectors:
+        detector.config.dump(detector.path)
+    for seed, detector in product(range(seeds), detectors):
+        run = train_once(str(detector.path), detector.folder(seed), detector.asked(seed))
+        if METRICS[0] not in run.metrics:
+            warn(f'{run.folder} detects nothing on the test images: its AP counts as 0')
+
+
+def draw(detector: Detector) -> None:
+    """Draws predictions of a detector's first run, fused if it can be."""
+    run = read_run(detector.folder(detector.kept_seeds()[0]))
+    dataset = DATASETS.build(detector.config.test_dataloader.dataset)
+    model = load_detector(run.fused if run.fused.exists() else run.trained)
+    draw_predictions(model, dataset, detector.path.with_suffix('.png'))
+
+
 def main() -> None:
     args = parse_args()
     files = [args.folder / f'annotations/{name}.json' for name in (args.train, args.test)]
     classes, images = check_files(*files, args.folder / 'images')
     data = digest(files, args.folder / 'images', images)
-    paths = {each: args.work_dir / f'{"_".join(each)}.py' for each in product(DETECTORS, BACKBONES)}
-    configs = {each: make_config(path.stem, args, classes) for each, path in paths.items()}
-
-    def asked(each: Tuple[str, str], seed: int) -> Tuple[Path, Dict[str, Any]]:
-        folder = paths[each].with_suffix('') / str(seed)
-        return folder, describe_run(configs[each].pretty_text, seed, data)
-
-    for each in configs:
-        for seed in kept_seeds(paths[each]):
-            check_kept(*asked(each, seed))
-    chosen = [
-        (each, seed)
-        for seed in range(args.seeds)
-        for each in product(args.detectors, args.backbones)
-    ]
-    if any(seed not in kept_seeds(paths[each]) for each, seed in chosen):
+    detectors = {}
+    for names in product(DETECTORS, BACKBONES):
+        path = args.work_dir / f'{"_".join(names)}.py'
+        detectors[names] = Detector(path, make_config(path.stem, args, classes), data)
+    for detector in detectors.values():
+        for seed in detector.kept_seeds():
+            check_kept(detector.folder(seed), detector.asked(seed))
+    chosen = [detectors[names] for names in product(args.detectors, args.backbones)]
+    if not all(set(range(args.seeds)) <= set(each.kept_seeds()) for each in chosen):
         check_images(args.folder / 'images', images)
-    check_writable(str(args.work_dir), is_folder=True)
-    args.work_dir.mkdir(parents=True, exist_ok=True)
-    for each in dict(chosen):
-        configs[each].dump(paths[each])
-    for each, seed in chosen:
-        run = train_once(str(paths[each]), *asked(each, seed))
-        if METRICS[0] not in run.metrics:
-            warn(f'{run.folder} detects nothing on the test images: its AP counts as 0')
-    runs = {
-        each: [read_run(asked(each, seed)[0]) for seed in kept_seeds(path)]
-        for each, path in paths.items()
-        if kept_seeds(path)
-    }
-    rows = [[*each, *describe(configs[each], args.scale, own)] for each, own in runs.items()]
+    train(chosen, args.seeds, args.work_dir)
+    kept = {names: each for names, each in detectors.items() if each.kept_seeds()}
+    rows = ([*names, *describe(detector, args.scale)] for names, detector in kept.items())
     table = '\n'.join(markdown_lines(HEAD, rows))
     with replace_when_whole(args.work_dir / 'results.md') as temporary:
         temporary.write_text(f'{describe_machine(get_device())}\n\n{table}\n')
     print(f'\n{table}\n')
     init_default_scope('mmdet')
-    for each, (run, *_) in runs.items():
-        dataset = DATASETS.build(configs[each].test_dataloader.dataset)
-        model = load_detector(run.fused if run.fused.exists() else run.trained)
-        draw_predictions(model, dataset, paths[each].with_suffix('.png'))
+    for detector in kept.values():
+        draw(detector)
     print(f'This table and pictures (truth left, predictions right): {args.work_dir}')
 
 
