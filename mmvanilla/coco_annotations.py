@@ -1,8 +1,8 @@
 """Files of annotations in COCO's format: what is wrong with them, and what their boxes are."""
 
 import json
-import math
 import os
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Tuple, Union
@@ -12,7 +12,15 @@ from .errors import UsageError, first_line
 
 def _is_number(value: Any) -> bool:
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return is_number and math.isfinite(value)
+    return is_number and abs(value) <= sys.float_info.max  # neither nan nor 10**400
+
+
+def _is_size(value: Any) -> bool:
+    return _is_number(value) and value >= 1
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, (int, str))
 
 
 def _is_box(value: Any) -> bool:
@@ -22,21 +30,16 @@ def _is_box(value: Any) -> bool:
 # What mmdet reads of a file, and the form that it has.
 COCO: Dict[str, Dict[str, Callable[[Any], bool]]] = dict(
     images=dict(
-        id=lambda value: isinstance(value, (int, str)),
-        file_name=lambda value: isinstance(value, str),
-        height=_is_number,
-        width=_is_number,
+        id=_is_id,
+        file_name=lambda value: isinstance(value, str) and value != '',
+        height=_is_size,
+        width=_is_size,
     ),
-    annotations=dict(
-        image_id=lambda value: isinstance(value, (int, str)),
-        category_id=lambda value: isinstance(value, (int, str)),
-        bbox=_is_box,
-        area=_is_number,
-    ),
-    categories=dict(
-        id=lambda value: isinstance(value, (int, str)), name=lambda value: isinstance(value, str)
-    ),
+    annotations=dict(image_id=_is_id, category_id=_is_id, bbox=_is_box, area=_is_number),
+    categories=dict(id=_is_id, name=lambda value: isinstance(value, str)),
 )
+# What need not be there
+OPTIONAL: Dict[str, Callable[[Any], bool]] = dict(id=_is_id, iscrowd=lambda value: value in (0, 1))
 
 
 def read_annotations(path: Union[str, Path]) -> Dict[str, Any]:
@@ -49,7 +52,8 @@ def read_annotations(path: Union[str, Path]) -> Dict[str, Any]:
         raise UsageError(f'{path} does not exist: put the annotations there, or name their file.')
     try:
         content = json.loads(Path(path).read_text(encoding='utf-8'))
-    except (OSError, ValueError) as error:  # JSONDecodeError and UnicodeDecodeError are such
+    # JSONDecodeError and UnicodeDecodeError are ValueErrors.
+    except (OSError, ValueError, RecursionError) as error:
         raise _wrong(path, f'it is no JSON file ({first_line(error)})') from None
     fault = _find_fault(content)
     if fault:
@@ -67,15 +71,20 @@ def _find_fault(content: Any) -> Optional[str]:
     for kind, keys in COCO.items():
         if not isinstance(content.get(kind), list):
             return f'it has no list of {kind}'
+        read = {**OPTIONAL, **keys}
         for i, item in enumerate(content[kind]):
-            for key, fits in keys.items():
-                if not isinstance(item, dict) or key not in item:
+            for key, fits in read.items():
+                is_there = isinstance(item, dict) and key in item
+                if not is_there and key in keys:
                     return f'{kind}[{i}] has no {key}'
-                if not fits(item[key]):
+                if is_there and not fits(item[key]):
                     return f'{kind}[{i}] has the {key} {repr(item[key])[:60]}'
-        doubles = _doubles(item['id'] for item in content[kind] if 'id' in keys)
+        ids = [item['id'] for item in content[kind] if 'id' in keys]
+        doubles = _doubles(ids)
         if doubles:
             return f'two of its {kind} have one id ({list_some(doubles)})'
+        if len(set(map(type, ids))) > 1:  # pycocotools sorts them
+            return f'the ids of its {kind} are of different types, such as 1 and "1"'
     doubles = _doubles(category['name'] for category in content['categories'])
     if doubles:
         return f'it has several categories of one name ({list_some(doubles)})'
@@ -187,8 +196,8 @@ def explain_order(path: str, classes: Sequence[str]) -> Optional[str]:
 def list_difference(first: Sequence[Any], second: Sequence[Any]) -> Tuple[str, str]:
     """Two lists, as ``list_some`` has them, without what they begin with in common."""
     common = len(os.path.commonprefix([list(first), list(second)]))
-    dots = '..., ' if common else ''
-    return tuple(dots + (list_some(each[common:]) or 'no more') for each in (first, second))
+    dots, nothing = ('..., ', 'no more') if common else ('', 'none')
+    return tuple(dots + (list_some(each[common:]) or nothing) for each in (first, second))
 
 
 def list_some(names: Sequence[Any], most: int = 8) -> str:

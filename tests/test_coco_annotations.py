@@ -92,6 +92,19 @@ def test_what_pycocotools_makes_of_faulty_boxes(fault, is_found, tmp_path):
         (dict(images=[], annotations=[]), 'it has no list of categories'),
         (make_content(dict(bbox=[1, 2, 3])), r'annotations\[0\] has the bbox \[1, 2, 3\]'),
         (make_content(dict(bbox=[1, 2, 3, float('nan')])), r'annotations\[0\] has the bbox'),
+        (make_content(dict(bbox=[10**400, 1.5, 3, 4])), r'annotations\[0\] has the bbox'),
+        (make_content(dict(id=[1])), r'annotations\[0\] has the id \[1\]'),
+        (make_content(dict(iscrowd=None)), r'annotations\[0\] has the iscrowd None'),
+        (make_content(dict(iscrowd='0')), r"annotations\[0\] has the iscrowd '0'"),
+        (dict(make_content(), images=[dict(IMAGE, height=0)]), r'images\[0\] has the height 0'),
+        (
+            dict(make_content(), images=[dict(IMAGE, file_name='')]),
+            r'images\[0\] has the file_name',
+        ),
+        (
+            dict(make_content(), images=[IMAGE, dict(IMAGE, id='5')]),
+            'the ids of its images are of different types',
+        ),
         (make_content(dict(image_id='5')), "annotation 1 is of image '5', which is missing"),
         (dict(make_content({}), images=[IMAGE] * 2), r'two of its images have one id \(5\)'),
         (
@@ -107,7 +120,7 @@ def test_faults_of_files(content, fault, tmp_path):
         coco_annotations.read_annotations(path)
 
 
-@pytest.mark.parametrize('text', ['', '{"images": ['])
+@pytest.mark.parametrize('text', ['', '{"images": [', '[' * 100_000])
 def test_other_files_are_named(text, tmp_path):
     (tmp_path / 'a.json').write_text(text)
     with pytest.raises(UsageError, match='a.json is not as it should be: it is no JSON file'):
@@ -122,6 +135,7 @@ def test_other_files_are_named(text, tmp_path):
         ('ab', 'ba', ('a, b', 'b, a')),
         ('abcde', 'abedc', ('..., c, d, e', '..., e, d, c')),
         ('abc', 'ab', ('..., c', '..., no more')),
+        ('', 'ab', ('none', 'a, b')),
     ],
 )
 def test_lists_are_shown_from_where_they_differ(first, second, shown):

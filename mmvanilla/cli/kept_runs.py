@@ -3,23 +3,28 @@
 import hashlib
 import json
 import shutil
-import uuid
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional
 
+from ..coco_annotations import list_some
+from ..errors import UsageError
 from ..model_index import find_root
+from ..supported_versions import SUPPORTED, installed_version
 
 RESULTS = 'results.json'
 
 
 def code_digest() -> str:
-    """A digest of the code that runs depend on: the package, how it trains, how data are made."""
+    """A digest of what trains and evaluates: the package, its tools, OpenMMLab's versions."""
     package, tools = Path(__file__).parents[1], find_root() / 'tools'
-    makers = tools.glob('dataset_converters/digits_*.py')
-    files = [*package.rglob('*.py'), *makers, tools / 'train.py']
+    files = [path for path in package.rglob('*.py') if '.mim' not in path.parts]
+    files += tools.glob('dataset_converters/digits_*.py')
+    files += [tools / 'train.py', tools / 'test.py']
     digest = hashlib.sha256()
-    for path in sorted(path for path in files if '.mim' not in path.parts):
+    for path in sorted(files):
         digest.update(path.read_bytes())
+    for distributions, *_ in SUPPORTED.values():
+        digest.update(str([*map(installed_version, distributions)]).encode())
     return digest.hexdigest()
 
 
@@ -30,11 +35,31 @@ def differences(folder: Path, asked: Dict[str, Any]) -> Optional[List[str]]:
         folder: The run's folder.
         asked: Everything that the run depends on, by what to call it if it is another.
     """
-    path = folder / RESULTS
-    if not path.exists():
+    try:
+        kept = json.loads((folder / RESULTS).read_text())['asked']
+        return [name for name in asked if kept.get(name) != asked[name]]
+    except (OSError, ValueError, TypeError, LookupError, AttributeError):  # missing or damaged
         return None
-    kept = json.loads(path.read_text()).get('asked', {})
-    return [name for name in asked if kept.get(name) != asked[name]]
+
+
+def check_kept(asked: Dict[Path, Dict[str, Any]]) -> None:
+    """Raises UsageError about folders with anything but the finished run that is asked for.
+
+    Args:
+        asked: As for ``differences``, by the runs' folders. They need not exist.
+    """
+    faults = []
+    for folder, each in asked.items():
+        different = differences(folder, each)
+        if different:
+            faults.append(f'{folder} ({different[0]})')
+        elif different is None and (folder.exists() or folder.is_symlink()):
+            faults.append(f'{folder} (no finished run)')
+    if faults:
+        raise UsageError(
+            f'these are not the runs that you ask for: {list_some(faults)}. Remove them, or name '
+            'another --work-dir.'
+        )
 
 
 def read_results(folder: Path) -> Dict[str, Any]:
@@ -47,22 +72,19 @@ def run_and_keep(
 ) -> Dict[str, Any]:
     """Does a run, and keeps its folder and results.
 
-    It is done in a temporary folder beside it, so neither what a killed run left nor the same
-    command, started twice, is in its way. Stopped by the user, it leaves nothing.
+    Until it is finished, its folder is called ``NAME.running``. What a stopped one left there is
+    removed. So only one process may do this in a work dir at a time: ``reserve_folder``.
 
     Args:
         folder: The folder; what was there is replaced at the end.
         asked: As for ``differences``.
         run: Does the run in the folder that it is given, and returns its results, fit for JSON.
     """
-    temporary = folder.with_name(f'{folder.name}.{uuid.uuid4().hex[:8]}')
-    temporary.mkdir(parents=True)
-    try:
-        results = run(temporary)
-    except (KeyboardInterrupt, SystemExit):
-        shutil.rmtree(temporary)
-        raise
-    (temporary / RESULTS).write_text(json.dumps(dict(asked=asked, results=results)))
+    running = folder.with_name(f'{folder.name}.running')
+    shutil.rmtree(running, ignore_errors=True)
+    running.mkdir(parents=True)
+    results = run(running)
+    (running / RESULTS).write_text(json.dumps(dict(asked=asked, results=results)))
     shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
+    running.rename(folder)
     return results

@@ -142,16 +142,28 @@ PAPER = {'a': 70.0, 'b': 75.0, 'c': 76.0, 'd': 77.0}
 def test_verdicts():
     rows = {'a': [50.0, 52.0], 'b': [70.0, 72.0], 'c': [69.0, 75.0], 'd': [40.0, 42.0]}
     compared = ablations.compare(rows, PAPER)
-    assert [line[0] for line in compared] == ['d > c', 'c > b', 'b > a']
-    assert [line[1] for line in compared] == [1, 1, 5]
-    assert [line[2] for line in compared] == [-31, 1, 20]
+    assert [line.name for line in compared] == ['d > c', 'c > b', 'b > a']
+    assert [line.paper for line in compared] == [1, 1, 5]
+    assert [line.here for line in compared] == [-31, 1, 20]
     # The variances of d, c, b and a, of two values each, are 2, 18, 2 and 2. So t is 31 / 10**0.5
     # with 1.22 degrees of freedom, 1 / 10**0.5 with as many, and 20 / 2**0.5 with 2.
-    assert [line[3] for line in compared] == [
+    assert [line.cells()[4] for line in compared] == [
         'reversed (p = 0.041)',
         'not decided (p = 0.8)',
         'reproduced (p = 0.005)',
     ]
+    # With 2 degrees of freedom, t is 4.3027.
+    assert compared[2].interval == pytest.approx(
+        (20 - 4.3027 * 2**0.5, 20 + 4.3027 * 2**0.5), rel=1e-4
+    )
+
+
+def test_interval_ends_where_p_is_5_percent():
+    rows = {'d': [40.0, 42.0, 44.0], 'c': [69.0, 75.0]}
+    (line,) = ablations.compare(rows, PAPER)
+    for border in line.interval:
+        moved = dict(rows, d=[value - border for value in rows['d']])
+        assert ablations.compare(moved, PAPER)[0].p == pytest.approx(0.05)
 
 
 # As tables of sample sizes have it, for a t-test of two samples of one variance (Cohen 1988), and
@@ -181,7 +193,7 @@ def test_seeds_needed_see_the_difference():
 @pytest.mark.filterwarnings('error')
 def test_verdict_without_deviation():
     (line,) = ablations.compare({'a': [50.0, 50.0], 'b': [60.0, 60.0]}, PAPER)
-    assert line[2:] == (10, 'not decided (p = nan)', None)
+    assert line.cells()[2:] == ['10.00', '10.00 to 10.00', 'not decided (p = nan)', 'unknown']
 
 
 def test_report_and_picture(tmp_path):

@@ -5,18 +5,18 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import seeds
 import skeleton
 import torch
-from helpers.programs import ROOT
+from helpers.programs import ROOT, fail
 from skeleton import Run, describe_run, spread, train_once
 
 from mmvanilla import UsageError
+from mmvanilla.cli import kept_runs
 from mmvanilla.cli.options import read_config
-
-CONFIG = str(ROOT / 'configs/digits/retinanet_vanillanet-6_digits.py')
 
 
 def make_run(folder, ap=0.5):
@@ -35,6 +35,8 @@ def trained(monkeypatch):
 
     def train(config, folder, *options):
         assert options == ('--cfg-options', 'randomness.seed=3')
+        assert Path(config) == folder / 'config.py'
+        assert Path(config).read_text() == 'a = 1'
         folders.append(folder)
         return make_run(folder)
 
@@ -44,12 +46,12 @@ def trained(monkeypatch):
 
 def test_runs_are_kept(trained, tmp_path):
     asked = describe_run('a = 1', 3)
-    run = train_once(CONFIG, tmp_path / 'a', asked)
+    run = train_once(tmp_path / 'a', asked)
     assert (run.folder, run.trained) == (tmp_path / 'a', tmp_path / 'a/epoch_7.pth')
     assert run._replace(folder=0) == make_run(tmp_path / 'a/other')._replace(
         folder=0, trained=run.trained, fused=run.fused
     )
-    assert train_once(CONFIG, tmp_path / 'a', asked) == run
+    assert train_once(tmp_path / 'a', asked) == run
     assert len(trained) == 1 and not trained[0].exists()
 
 
@@ -75,22 +77,76 @@ def test_runs_are_kept(trained, tmp_path):
 )
 def test_other_runs_are_refused(change, message, trained, tmp_path, monkeypatch):
     asked = describe_run('a = 1', 3)
-    train_once(CONFIG, tmp_path / 'a', asked)
+    train_once(tmp_path / 'a', asked)
     changed = change(asked, monkeypatch)
-    with pytest.raises(UsageError, match=f'/a holds a run with {message}: remove it'):
-        train_once(CONFIG, tmp_path / 'a', changed)
+    with pytest.raises(
+        UsageError, match=rf'not the runs that you ask for: .*/a \({message}\). Rem'
+    ):
+        train_once(tmp_path / 'a', changed)
     assert len(trained) == 1
 
 
-def test_what_was_stopped_leaves_nothing(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    'make',
+    [
+        lambda path: (path.mkdir(), (path / 'precious.pth').touch()),
+        lambda path: path.touch(),
+        lambda path: path.symlink_to('nowhere'),
+        lambda path: (path.mkdir(), (path / 'results.json').write_text('{"asked": ')),
+        lambda path: (path.mkdir(), (path / 'results.json').write_text('[]')),
+        lambda path: (path.mkdir(), (path / 'results.json').write_text('{"asked": []}')),
+    ],
+)
+def test_other_files_are_refused(make, trained, tmp_path):
+    make(tmp_path / 'a')
+    with pytest.raises(UsageError, match=r'/a \(no finished run\). Remove them, or name another'):
+        train_once(tmp_path / 'a', describe_run('a = 1', 3))
+    assert not trained
+
+
+def test_all_that_do_not_fit_are_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    for i in range(2):
+        (tmp_path / f'upernet_{i}').mkdir()
+    sentence = fail('demos/seeds', 'upernet', '--work-dir', tmp_path, monkeypatch=monkeypatch)
+    assert f'{tmp_path}/upernet_0 (no finished run), {tmp_path}/upernet_1 (no' in sentence
+
+
+def test_digest_is_of_what_trains_and_evaluates(tmp_path, monkeypatch):
+    package = tmp_path / 'package'
+    for name in ('package/cli/a.py', 'package/.mim/tools/train.py', 'package/.mim/tools/test.py'):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    monkeypatch.setattr(kept_runs, '__file__', str(package / 'cli/a.py'))
+    monkeypatch.setattr(kept_runs, 'find_root', lambda: package / '.mim')
+    digests = {kept_runs.code_digest()}
+    for path in package.rglob('*.py'):
+        path.write_text('changed')
+        digests.add(kept_runs.code_digest())
+    monkeypatch.setattr(kept_runs, 'installed_version', lambda name: '99')
+    digests.add(kept_runs.code_digest())
+    assert len(digests) == 5
+
+
+@pytest.mark.parametrize('code', [143, 'tools/test.py failed'])
+def test_what_a_stopped_run_left_is_replaced(code, tmp_path, monkeypatch):
+    """Until then it can be looked at: training may have been long."""
+
     def stop(config, folder, *options):
-        (folder / 'checkpoint.pth').write_text('half')
-        sys.exit(143)
+        assert [path.name for path in folder.iterdir()] == ['config.py']
+        (folder / 'checkpoint.pth').write_text('whole')
+        sys.exit(code)
 
     monkeypatch.setattr(skeleton, 'train_and_evaluate', stop)
-    with pytest.raises(SystemExit):
-        train_once(CONFIG, tmp_path / 'a', describe_run('a = 1', 3))
-    assert not list(tmp_path.iterdir())
+    for _ in range(2):
+        with pytest.raises(SystemExit):
+            train_once(tmp_path / 'a', describe_run('a = 1', 3))
+        assert (tmp_path / 'a.running/checkpoint.pth').exists()
+        assert not (tmp_path / 'a').exists()
+    monkeypatch.setattr(skeleton, 'train_and_evaluate', lambda _, folder, *__: make_run(folder))
+    train_once(tmp_path / 'a', describe_run('a = 1', 3))
+    assert [path.name for path in tmp_path.iterdir()] == ['a']
+    assert not (tmp_path / 'a/checkpoint.pth').exists()
 
 
 @pytest.mark.skipif(os.name == 'nt', reason='Windows has no SIGTERM')

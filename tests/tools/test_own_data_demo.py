@@ -1,7 +1,10 @@
 """Detectors on a user's own folder: its faults are named, and a small comparison runs."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from argparse import Namespace
 from itertools import product
 
@@ -15,6 +18,10 @@ from mmengine.registry import init_default_scope
 
 from mmvanilla.compatibility import meta_device
 
+RESERVE = (
+    'import sys, time; from mmvanilla.checkpoint import reserve_folder; '
+    'reserve_folder(sys.argv[1]); print("reserved", flush=True); time.sleep(99)'
+)
 DETECTORS = ['_'.join(each) for each in product(own_data.DETECTORS, own_data.BACKBONES)]
 
 
@@ -78,12 +85,20 @@ def reorder(folder):
     path.write_text(json.dumps(content))
 
 
-def make_crowds(folder):
-    path = folder / 'annotations/train.json'
+def change_all(path, **values):
+    """Changes all annotations of a file."""
     content = json.loads(path.read_text())
     for annotation in content['annotations']:
-        annotation['iscrowd'] = 1
+        annotation.update(values)
     path.write_text(json.dumps(content))
+
+
+def make_crowds(folder):
+    change_all(folder / 'annotations/train.json', iscrowd=1)
+
+
+def empty(path, key):
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: []}))
 
 
 WRONG = [
@@ -105,7 +120,20 @@ WRONG = [
     (lambda f: change(f / 'annotations/val.json', 'annotations', id=2), 'the id of another'),
     (lambda f: change(f / 'annotations/train.json', 'annotations', id=2), 'the id of another'),
     (lambda f: change(f / 'annotations/val.json', 'annotations', iscrowd=None), 'has no iscrowd'),
-    (make_crowds, 'train.json has no box that can be used'),
+    (
+        make_crowds,
+        'train.json has no box that can be used: there are [0-9]+ of crowds',
+    ),
+    (
+        lambda f: change_all(f / 'annotations/train.json', category_id='1'),
+        'train.json has no box that can be used: there are [0-9]+ of no listed category',
+    ),
+    (lambda f: change(f / 'annotations/val.json', 'annotations', iscrowd='0'), "the iscrowd '0'"),
+    (lambda f: change(f / 'annotations/train.json', 'images', file_name='a' * 300), 'not exist'),
+    (
+        lambda f: empty(f / 'annotations/train.json', 'categories'),
+        'train.json has the categories none, but .*val.json zero, one',
+    ),
     (lambda f: change(f / 'annotations/train.json', 'images', 1, id=1), 'two of its images have'),
     (lambda f: change(f / 'annotations/train.json', 'categories', name='two'), 'of one name'),
     (lambda f: (f / 'images/val_000000000002.jpg').write_text('no image'), 'cannot be loaded'),
@@ -156,11 +184,13 @@ def test_doubtful_files_are_named(folder, capsys):
     own_data.check_images(folder / 'images', images)
     err = capsys.readouterr().err
     assert f'{train}: most boxes reach over the border: is bbox [x, y, width, height]?' in err
-    assert f'{train}: 1 annotations are of crowds (iscrowd 1), trained as background' in err
+    assert f'{train}: 1 annotations are of crowds (iscrowd 1): trained as background' in err
     number = len(content['images'])
     assert f'{number} images have another height and width than annotated: train_' in err
     own_data.check_files(train, train, folder / 'images')
-    assert f'share {number} images' in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert f'share {number} images' in err
+    assert 'of crowds (iscrowd 1): predictions on them do not count as wrong' in err
 
 
 def test_data_are_told_apart(folder):
@@ -177,11 +207,36 @@ def test_data_are_told_apart(folder):
 
 
 def test_only_finished_runs_of_seeds_are_kept(tmp_path):
-    for name in ('0', '2', '1.0123abcd'):
+    for name in ('0', '2', '1.running'):
         (tmp_path / 'retinanet' / name).mkdir(parents=True)
         (tmp_path / 'retinanet' / name / 'results.json').touch()
     (tmp_path / 'retinanet/3').mkdir()
-    assert own_data.kept_seeds(tmp_path / 'retinanet.py') == [0, 2]
+    assert own_data.Detector(tmp_path / 'retinanet.py', None, '').kept_seeds() == [0, 2]
+
+
+def test_changed_config_is_kept(folder, monkeypatch, tmp_path):
+    (tmp_path / 'retinanet_vanillanet-6.py').write_text('mine = 1')
+    arguments = (folder, '--work-dir', tmp_path)
+    sentence = fail('demos/own_data', *arguments, monkeypatch=monkeypatch)
+    assert 'retinanet_vanillanet-6.py is another config than these settings make' in sentence
+    assert (tmp_path / 'retinanet_vanillanet-6.py').read_text() == 'mine = 1'
+
+
+@pytest.mark.skipif(os.name == 'nt', reason='Windows has no locks')
+def test_two_do_not_share_a_folder(folder, monkeypatch, tmp_path):
+    """The work dir is reserved before the first training."""
+    out = tmp_path / 'out'
+    other = subprocess.Popen(
+        [sys.executable, '-c', RESERVE, str(out)], stdout=subprocess.PIPE, cwd=ROOT
+    )
+    assert other.stdout.readline() == b'reserved\n'
+    try:
+        arguments = (folder, '--work-dir', out)
+        sentence = fail('demos/own_data', *arguments, monkeypatch=monkeypatch)
+    finally:
+        other.kill()
+    assert f'another run is using {out}: wait until it ends' in sentence
+    assert not list(out.iterdir())
 
 
 @pytest.mark.slow
@@ -212,11 +267,12 @@ def test_compares_on_a_folder(folder, run_tool, tmp_path, capsys, monkeypatch):
     # Runs that do not fit are found before any other, and nothing is written.
     config = (tmp_path / 'out/retinanet_resnet-18.py').read_text()
     other = ['--detectors', 'faster_rcnn']
-    sentence = fail('demos/own_data', *arguments, *other, '--epochs', 3, monkeypatch=monkeypatch)
-    assert 'retinanet_vanillanet-6/0 holds a run with another config: remove it' in sentence
+    changed = ['--epochs', 3]
+    sentence = fail('demos/own_data', *arguments, *changed, monkeypatch=monkeypatch)
+    assert 'retinanet_vanillanet-6.py is another config than these settings make' in sentence
     change(path, 'annotations', 0, bbox=[9, 9, 9, 9], area=81)
     sentence = fail('demos/own_data', *arguments, *other, monkeypatch=monkeypatch)
-    assert 'retinanet_vanillanet-6/0 holds a run with other data: remove it' in sentence
+    assert 'retinanet_vanillanet-6/0 (other data), ' in sentence
     assert (tmp_path / 'out/retinanet_resnet-18.py').read_text() == config
     assert not (tmp_path / 'out/faster_rcnn_resnet-18.py').exists()
     folders = [path.name for path in (tmp_path / 'out').glob('*/*') if path.is_dir()]

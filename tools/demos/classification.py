@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from mmcv.image import imread
 from mmengine.fileio import load
 from mmpretrain import ImageClassificationInferencer
-from skeleton import PREDICTIONS, Run, draw_curves, report, train_and_evaluate
+from skeleton import PREDICTIONS, Run, draw_curves, report, train_anew
 
 from mmvanilla.checkpoint import load_checkpoint
 from mmvanilla.cli.config_in_checkpoint import config_in_checkpoint
@@ -52,7 +52,7 @@ def draw_predictions(images: List[Path], results: List[Dict], path: Path) -> Non
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
-    run = train_and_evaluate(CONFIG, Path('work_dirs/demo_classification'))
+    run = train_anew(CONFIG, 'work_dirs/demo_classification')
     draw_curves(run, TOP1, 'top-1 accuracy of the averaged weights, %')
     images = sorted(Path('data/digits_folders/val').glob('*/*.jpg'))
     images = random.Random(0).sample(images, NUM_PICTURES)

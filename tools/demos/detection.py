@@ -12,7 +12,7 @@ from mmdet.visualization import DetLocalVisualizer
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
-from skeleton import both, draw_curves, report, train_and_evaluate, write_picture
+from skeleton import both, draw_curves, report, train_anew, write_picture
 from torchvision.ops import nms
 
 from mmvanilla.checkpoint import load_checkpoint
@@ -65,7 +65,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('demo', nargs='?', choices=DEMOS, default='boxes')
     config, folder = DEMOS[parser.parse_args().demo]
-    run = train_and_evaluate(config, Path(folder))
+    run = train_anew(config, folder)
     metrics = {name: key for name, key in METRICS.items() if key in run.metrics}
 
     init_default_scope('mmdet')

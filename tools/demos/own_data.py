@@ -8,6 +8,7 @@ of predictions and the configs are left in the work dir.
 
 import argparse
 import hashlib
+import os
 import sys
 from itertools import product
 from pathlib import Path
@@ -20,12 +21,17 @@ from mmdet.registry import DATASETS
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import init_default_scope
-from skeleton import check_kept, describe_run, read_run, spread, train_once
+from skeleton import describe_run, read_run, spread, train_once
 from tqdm import tqdm
 
-from mmvanilla.checkpoint import check_writable, load_checkpoint, replace_when_whole
+from mmvanilla.checkpoint import (
+    check_writable,
+    load_checkpoint,
+    replace_when_whole,
+    reserve_folder,
+)
 from mmvanilla.cli.checks import SETTINGS
-from mmvanilla.cli.kept_runs import RESULTS
+from mmvanilla.cli.kept_runs import RESULTS, check_kept
 from mmvanilla.cli.options import one_sentence_errors, read_config
 from mmvanilla.cli.tables import markdown_lines
 from mmvanilla.cli.timing import describe_machine
@@ -105,7 +111,7 @@ def check_files(
             raise UsageError(f'{path} has no annotations or no categories: add some.')
         check_boxes(path, content, is_test)
         for image in content['images']:
-            if not (images / image['file_name']).is_file():
+            if not os.path.isfile(images / image['file_name']):
                 raise UsageError(
                     f'{images / image["file_name"]}, which {path} lists, does not exist: put it '
                     'there.'
@@ -145,12 +151,12 @@ def check_boxes(path: Path, content: Dict[str, Any], is_test: bool) -> None:
         warn(f'{path}: most boxes reach over the border: is bbox [x, y, width, height]?')
     crowds = len(content['annotations']) - len(annotations)
     if crowds:
-        warn(f'{path}: {crowds} annotations are of crowds (iscrowd 1), trained as background')
+        use = 'predictions on them do not count as wrong' if is_test else 'trained as background'
+        warn(f'{path}: {crowds} annotations are of crowds (iscrowd 1): {use}')
     if len(annotations) == sum(map(len, faults.values())):
-        raise UsageError(
-            f'{path} has no box that can be used: bbox is [x, y, width, height] in pixels, area '
-            'larger than 0, and iscrowd 0.'
-        )
+        numbers = {**{fault: len(ids) for fault, ids in faults.items()}, 'of crowds': crowds}
+        found = ', '.join(f'{number} {fault}' for fault, number in numbers.items() if number)
+        raise UsageError(f'{path} has no box that can be used: there are {found}.')
 
 
 def check_images(folder: Path, images: Dict[str, Dict[str, Any]]) -> None:
@@ -250,6 +256,16 @@ class Detector(NamedTuple):
         return sorted(int(name) for name in names if name.isdigit())
 
 
+def check_configs(detectors: Iterable[Detector]) -> None:
+    """Raises UsageError if a config would be written over another, which may be the user's."""
+    for path, config, _ in detectors:
+        if path.exists() and path.read_text(encoding='utf-8') != config.pretty_text:
+            raise UsageError(
+                f'{path} is another config than these settings make: remove it, or name another '
+                '--work-dir.'
+            )
+
+
 def describe(detector: Detector, scale: Sequence[int]) -> List[Any]:
     """The columns of ``HEAD`` about all runs of a detector, but for its name."""
     runs = [read_run(detector.folder(seed)) for seed in detector.kept_seeds()]
@@ -269,14 +285,12 @@ def describe(detector: Detector, scale: Sequence[int]) -> List[Any]:
     ]
 
 
-def train(detectors: Iterable[Detector], seeds: int, work_dir: Path) -> None:
+def train(detectors: Iterable[Detector], seeds: int) -> None:
     """Trains what is not there yet, the detectors by turns."""
-    check_writable(str(work_dir), is_folder=True)
-    work_dir.mkdir(parents=True, exist_ok=True)
     for detector in detectors:
         detector.config.dump(detector.path)
     for seed, detector in product(range(seeds), detectors):
-        run = train_once(str(detector.path), detector.folder(seed), detector.asked(seed))
+        run = train_once(detector.folder(seed), detector.asked(seed))
         if METRICS[0] not in run.metrics:
             warn(f'{run.folder} detects nothing on the test images: its AP counts as 0')
 
@@ -298,13 +312,20 @@ def main() -> None:
     for names in product(DETECTORS, BACKBONES):
         path = args.work_dir / f'{"_".join(names)}.py'
         detectors[names] = Detector(path, make_config(path.stem, args, classes), data)
-    for detector in detectors.values():
-        for seed in detector.kept_seeds():
-            check_kept(detector.folder(seed), detector.asked(seed))
     chosen = [detectors[names] for names in product(args.detectors, args.backbones)]
+    check_configs(chosen)
+    check_kept(
+        {
+            detector.folder(seed): detector.asked(seed)
+            for detector in detectors.values()
+            for seed in {*detector.kept_seeds(), *range(args.seeds)}
+        }
+    )
     if not all(set(range(args.seeds)) <= set(each.kept_seeds()) for each in chosen):
         check_images(args.folder / 'images', images)
-    train(chosen, args.seeds, args.work_dir)
+    check_writable(str(args.work_dir), is_folder=True)
+    reserve_folder(args.work_dir)
+    train(chosen, args.seeds)
     kept = {names: each for names, each in detectors.items() if each.kept_seeds()}
     rows = ([*names, *describe(detector, args.scale)] for names, detector in kept.items())
     table = '\n'.join(markdown_lines(HEAD, rows))

@@ -1,6 +1,6 @@
 """Trains the demos' networks with several seeds: how much their results vary.
 
-The networks take turns. Finished runs are kept and not repeated: remove the folder to start over.
+The networks take turns. Finished runs are kept in the work dir and not repeated.
 """
 
 import argparse
@@ -8,8 +8,10 @@ from pathlib import Path
 from statistics import median
 from typing import Dict, Iterator, List, NamedTuple
 
-from skeleton import Run, check_kept, describe_run, spread, train_once
+from skeleton import Run, describe_run, spread, train_once
 
+from mmvanilla.checkpoint import reserve_folder
+from mmvanilla.cli.kept_runs import check_kept
 from mmvanilla.cli.options import one_sentence_errors, read_config
 from mmvanilla.cli.running import read_log
 from mmvanilla.cli.tables import print_table
@@ -33,7 +35,6 @@ NETWORKS = {
     'upernet': Network('upernet_vanillanet-6_digits', {'mIoU (%)': 'mIoU'}, '.2f'),
     'classifier': Network('vanillanet-6_digits', {'top-1 (%)': 'accuracy/top1'}, '.2f'),
 }
-WORK_DIR = Path('work_dirs/demo_seeds')
 HEAD = (
     *('network', 'metric', 'in training form', 'fused', 'by seed'),
     *('minutes of training', 'seconds a step at the end'),
@@ -65,6 +66,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('networks', nargs='*', help=f'of {", ".join(NETWORKS)}; by default all')
     parser.add_argument('--seeds', type=int, default=3, help='number of seeds')
+    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/demo_seeds'))
     args = parser.parse_args()
     names = list(dict.fromkeys(args.networks or NETWORKS))
     unknown = [name for name in names if name not in NETWORKS]
@@ -72,20 +74,24 @@ def main() -> None:
         parser.error(f'no network is called {unknown[0]}: choose of {", ".join(NETWORKS)}')
     if args.seeds < 1:
         parser.error('--seeds takes 1 or more')
-    runs: Dict[str, List[Run]] = {name: [] for name in names}
-    configs = {name: f'configs/digits/{NETWORKS[name].config}.py' for name in names}
-    texts = {name: read_config(config).pretty_text for name, config in configs.items()}
+    folders = {
+        name: [args.work_dir / f'{name}_{seed}' for seed in range(args.seeds)] for name in names
+    }
+    texts = {
+        name: read_config(f'configs/digits/{NETWORKS[name].config}.py').pretty_text
+        for name in names
+    }
     asked = {
-        (name, WORK_DIR / f'{name}_{seed}'): describe_run(texts[name], seed)
+        folders[name][seed]: describe_run(texts[name], seed)
         for seed in range(args.seeds)
         for name in names
     }
-    for (_, folder), run in asked.items():
-        check_kept(folder, run)
-    for (name, folder), run in asked.items():
-        runs[name].append(train_once(configs[name], folder, run))
+    check_kept(asked)
+    reserve_folder(args.work_dir)
+    runs = {folder: train_once(folder, each) for folder, each in asked.items()}
     print()
-    print_table(HEAD, (row for name in names for row in rows(name, runs[name])))
+    own = ((name, [runs[folder] for folder in folders[name]]) for name in names)
+    print_table(HEAD, (row for name, each in own for row in rows(name, each)))
 
 
 if __name__ == '__main__':

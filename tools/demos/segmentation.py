@@ -7,7 +7,7 @@ from typing import List
 import cv2
 import numpy as np
 from mmseg.apis import MMSegInferencer
-from skeleton import both, draw_curves, report, train_and_evaluate, write_picture
+from skeleton import both, draw_curves, report, train_anew, write_picture
 
 from mmvanilla.checkpoint import load_checkpoint
 from mmvanilla.cli.config_in_checkpoint import config_in_checkpoint
@@ -37,7 +37,7 @@ def draw_predictions(checkpoint: Path, images: List[Path], path: Path) -> None:
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
-    run = train_and_evaluate(CONFIG, Path('work_dirs/demo_segmentation'))
+    run = train_anew(CONFIG, 'work_dirs/demo_segmentation')
     images = sorted((DATA / 'val2017').glob('*.jpg'))[:NUM_PICTURES]
     draw_predictions(run.fused, images, run.folder / 'predictions.png')
     draw_curves(run, 'mIoU', 'mIoU on validation images, %')

@@ -18,10 +18,15 @@ from mmengine.device import get_device
 
 from mmvanilla.checkpoint import latest_whole_checkpoint
 from mmvanilla.cli.figures import write_figure
-from mmvanilla.cli.kept_runs import code_digest, differences, read_results, run_and_keep
+from mmvanilla.cli.kept_runs import (
+    check_kept,
+    code_digest,
+    differences,
+    read_results,
+    run_and_keep,
+)
 from mmvanilla.cli.running import read_log
 from mmvanilla.cli.timing import describe_machine
-from mmvanilla.errors import UsageError
 
 PREDICTIONS = 'predictions.pkl'
 
@@ -40,6 +45,12 @@ class Run(NamedTuple):
     fused_metrics: Dict[str, float]
 
 
+def train_anew(config: str, folder: str) -> Run:
+    """``train_and_evaluate`` in a folder that is emptied first."""
+    shutil.rmtree(folder, ignore_errors=True)
+    return train_and_evaluate(config, Path(folder))
+
+
 def train_and_evaluate(config: str, folder: Path, *options: str) -> Run:
     """Trains with a config, from scratch, and evaluates both checkpoints on the validation images.
 
@@ -47,10 +58,9 @@ def train_and_evaluate(config: str, folder: Path, *options: str) -> Run:
 
     Args:
         config: The config file.
-        folder: For all output. What was there is removed.
+        folder: For all output.
         options: More options of tools/train.py.
     """
-    shutil.rmtree(folder, ignore_errors=True)
     start = time.perf_counter()
     run_tool('train', config, '--work-dir', str(folder), *options)
     minutes = (time.perf_counter() - start) / 60
@@ -80,37 +90,28 @@ def describe_run(config: str, seed: int, data: str = '') -> Dict[str, Any]:
     }
 
 
-def check_kept(folder: Path, asked: Dict[str, Any]) -> None:
-    """Raises UsageError if a folder holds a finished run that is not as asked for."""
-    different = differences(folder, asked)
-    if different:
-        raise UsageError(
-            f'{folder} holds a run with {different[0]}: remove it, or use another folder.'
-        )
-
-
-def train_once(config: str, folder: Path, asked: Dict[str, Any]) -> Run:
+def train_once(folder: Path, asked: Dict[str, Any]) -> Run:
     """As ``train_and_evaluate`` with a seed, unless the folder holds that run already.
 
     A run that was stopped starts over.
 
     Args:
-        config: The config file.
-        folder: For all output.
+        folder: For all output. Its config, ``config.py``, is there too.
         asked: What the run depends on: ``describe_run``.
 
     Raises:
-        UsageError: if the folder holds another finished run.
+        UsageError: if the folder holds anything else.
     """
 
     def run(folder: Path) -> Dict[str, Any]:
-        seed = f'randomness.seed={asked["another seed"]}'
-        found = train_and_evaluate(config, folder, '--cfg-options', seed)
+        config, seed = folder / 'config.py', f'randomness.seed={asked["another seed"]}'
+        config.write_text(asked['another config'], encoding='utf-8')
+        found = train_and_evaluate(str(config), folder, '--cfg-options', seed)
         kept = dict(found._asdict(), trained=found.trained.name, fused=found.fused.name)
         del kept['folder']
         return kept
 
-    check_kept(folder, asked)
+    check_kept({folder: asked})
     if differences(folder, asked) is None:
         run_and_keep(folder, asked, run)
     return read_run(folder)

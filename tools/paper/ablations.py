@@ -23,7 +23,7 @@ from scipy.stats import t as student
 from scipy.stats import ttest_ind
 from tqdm import tqdm
 
-from mmvanilla.checkpoint import replace_when_whole
+from mmvanilla.checkpoint import replace_when_whole, reserve_folder
 from mmvanilla.cli.checks import check_data
 from mmvanilla.cli.figures import write_figure
 from mmvanilla.cli.kept_runs import code_digest, differences, read_results, run_and_keep
@@ -38,7 +38,9 @@ IMAGES, BATCH_SIZE = 6400, 64
 # The settings of backbone and head in which the rows differ.
 TECHNIQUES = ('act_num', 'deep_training', 'merged', 'shortcut')
 TOP1 = 'accuracy/top1'
-HEAD_OF_ORDERINGS = ['in the paper', 'by', 'digits: by', 'verdict', 'seeds needed']
+HEAD_OF_ORDERINGS = [
+    *('in the paper', 'by', 'digits: by', '95% interval', 'verdict', 'seeds needed')
+]
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'  # as mmengine chooses
 JOBS = 1 if DEVICE == 'cuda' else os.cpu_count()
 
@@ -188,29 +190,65 @@ def train_all(
     return {config: [found[config, seed] for seed in range(seeds)] for config in configs}
 
 
-def compare(
-    rows: Rows, paper: Dict[str, float]
-) -> List[Tuple[str, float, float, str, Optional[int]]]:
-    """The paper's ordering of rows, each with the next, against the accuracies found.
+class Ordering(NamedTuple):
+    """Two rows of which the paper has one ahead, and what was found here.
 
-    A difference counts if seeds alone would make one as large less than one time in twenty
-    (Welch's t-test of the two rows).
-
-    Returns:
-        What is better in the paper, by how much there, by how much here, the verdict, and
-        ``seeds_needed`` for a difference as large as the paper's.
+    Attributes:
+        name: What is ahead of what in the paper.
+        paper: By how much there.
+        here: By how much here; less than 0 if it is behind.
+        interval: The 95% confidence interval of that.
+        p: How often chance alone makes a difference that large (Welch's t-test over the seeds); nan
+            without deviation.
+        seeds: ``seeds_needed`` for a difference as large as the paper's.
     """
+
+    name: str
+    paper: float
+    here: float
+    interval: Tuple[float, float]
+    p: float
+    seeds: Optional[int]
+
+    @property
+    def verdict(self) -> str:
+        """A difference counts if chance alone makes one as large less than one time in twenty."""
+        if not self.p < 0.05:
+            return 'not decided'
+        return 'reproduced' if self.here > 0 else 'reversed'
+
+    def cells(self) -> List[str]:
+        """What stands below ``HEAD_OF_ORDERINGS``."""
+        return [
+            self.name,
+            f'{self.paper:.2f}',
+            f'{self.here:.2f}',
+            '{:.2f} to {:.2f}'.format(*self.interval),
+            f'{self.verdict} (p = {self.p:.2g})',
+            # which is an estimate
+            'unknown' if self.seeds is None else f'{float(f"{self.seeds:.2g}"):,.0f}',
+        ]
+
+
+def compare(rows: Rows, paper: Dict[str, float]) -> List[Ordering]:
+    """The paper's ordering of rows, each with the next, against the accuracies found."""
     ranked = sorted(rows, key=paper.get, reverse=True)
     compared = []
     for better, worse in zip(ranked, ranked[1:]):
         here = mean(rows[better]) - mean(rows[worse])
-        varies = len(set(rows[better])) > 1 or len(set(rows[worse])) > 1  # else there is no test
-        p = ttest_ind(rows[better], rows[worse], equal_var=False).pvalue if varies else nan
-        verdict = 'not decided' if not p < 0.05 else 'reproduced' if here > 0 else 'reversed'
-        verdict += f' (p = {p:.2g})'
         there = paper[better] - paper[worse]
-        seeds = seeds_needed(variance(rows[better]), variance(rows[worse]), there)
-        compared.append((f'{better} > {worse}', there, here, verdict, seeds))
+        variances = variance(rows[better]), variance(rows[worse])
+        # Of the means
+        parts = [each / len(rows[row]) for each, row in zip(variances, (better, worse))]
+        interval, p = (here, here), nan
+        if sum(parts):
+            p = ttest_ind(rows[better], rows[worse], equal_var=False).pvalue
+            freedom = sum(parts) ** 2 / sum(
+                part**2 / (len(rows[row]) - 1) for part, row in zip(parts, (better, worse))
+            )
+            interval = student.interval(0.95, freedom, here, sum(parts) ** 0.5)
+        seeds = seeds_needed(*variances, there)
+        compared.append(Ordering(f'{better} > {worse}', there, here, interval, p, seeds))
     return compared
 
 
@@ -273,7 +311,9 @@ def order(rows: Sequence[Row], found: Dict[str, List[float]]) -> List[List[str]]
         own = {row['row']: row for row in rows if row['network'] == network}
         accuracies = {name: found[row['config']] for name, row in own.items()}
         paper = {name: float(row['top-1']) for name, row in own.items()}
-        lines += [(f'{network}: {line[0]}', *line[1:]) for line in compare(accuracies, paper)]
+        lines += [
+            line._replace(name=f'{network}: {line.name}') for line in compare(accuracies, paper)
+        ]
         if 'both' in own:
             name = f'gain of {network}'
             pairs = zip(accuracies['both'], accuracies['neither'])
@@ -281,19 +321,7 @@ def order(rows: Sequence[Row], found: Dict[str, List[float]]) -> List[List[str]]
             paper_gains[name] = paper['both'] - paper['neither']
     if gains:
         lines += compare(gains, paper_gains)
-    return list(map(format_ordering, lines))
-
-
-def format_ordering(line: Tuple[str, float, float, str, Optional[int]]) -> List[str]:
-    """What ``compare`` says of two rows, as ``HEAD_OF_ORDERINGS`` has it."""
-    name, paper, here, verdict, seeds = line
-    return [
-        name,
-        f'{paper:.2f}',
-        f'{here:.2f}',
-        verdict,
-        'unknown' if seeds is None else f'{float(f"{seeds:.2g}"):,.0f}',  # it is an estimate
-    ]
+    return [line.cells() for line in lines]
 
 
 def draw(rows: Sequence[Row], found: Dict[str, List[float]], path: Path) -> None:
@@ -323,6 +351,7 @@ def draw(rows: Sequence[Row], found: Dict[str, List[float]], path: Path) -> None
 
 def main() -> None:
     args = parse_args()
+    reserve_folder(WORK_DIR)
     rows = read_rows(args.tables)
     found = train_all(list({row['config']: None for row in rows}), args.seeds, args.jobs)
     seeds = ', '.join(map(str, range(args.seeds)))
