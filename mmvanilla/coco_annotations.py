@@ -52,8 +52,9 @@ def read_annotations(path: Union[str, Path]) -> Dict[str, Any]:
         raise UsageError(f'{path} does not exist: put the annotations there, or name their file.')
     try:
         content = json.loads(Path(path).read_text(encoding='utf-8'))
-    # JSONDecodeError and UnicodeDecodeError are ValueErrors.
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise UsageError(f'{path} cannot be read: {error.strerror}.') from None
+    except (ValueError, RecursionError) as error:  # JSONDecodeError, UnicodeDecodeError
         raise _wrong(path, f'it is no JSON file ({first_line(error)})') from None
     fault = _find_fault(content)
     if fault:

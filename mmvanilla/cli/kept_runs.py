@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional
 
+from ..checkpoint import reserve_folder
 from ..coco_annotations import list_some
 from ..errors import UsageError
 from ..model_index import find_root
@@ -37,9 +38,22 @@ def differences(folder: Path, asked: Dict[str, Any]) -> Optional[List[str]]:
     """
     try:
         kept = json.loads((folder / RESULTS).read_text())['asked']
-        return [name for name in asked if kept.get(name) != asked[name]]
+        return [
+            f'{name}{_explain(kept.get(name), value)}'
+            for name, value in asked.items()
+            if kept.get(name) != value
+        ]
     except (OSError, ValueError, TypeError, LookupError, AttributeError):  # missing or damaged
         return None
+
+
+def _explain(kept: Any, asked: Any) -> str:
+    """The first lines in which two texts differ, unless they are digests or long."""
+    both = [str(each).splitlines() for each in (kept, asked)]
+    old, new = next((pair for pair in zip(*both) if pair[0] != pair[1]), ('', ''))
+    if not old or max(len(old), len(new)) > 100 or ' ' not in f'{old}{new}':
+        return ''
+    return f': {old.strip()} instead of {new.strip()}'
 
 
 def check_kept(asked: Dict[Path, Dict[str, Any]]) -> None:
@@ -57,8 +71,8 @@ def check_kept(asked: Dict[Path, Dict[str, Any]]) -> None:
             faults.append(f'{folder} (no finished run)')
     if faults:
         raise UsageError(
-            f'these are not the runs that you ask for: {list_some(faults)}. Remove them, or name '
-            'another --work-dir.'
+            f'these are not the runs that you ask for: {list_some(faults)}. Ask for the same, '
+            'remove them, or name another --work-dir.'
         )
 
 
@@ -73,16 +87,20 @@ def run_and_keep(
     """Does a run, and keeps its folder and results.
 
     Until it is finished, its folder is called ``NAME.running``. What a stopped one left there is
-    removed. So only one process may do this in a work dir at a time: ``reserve_folder``.
+    removed.
 
     Args:
         folder: The folder; what was there is replaced at the end.
         asked: As for ``differences``.
         run: Does the run in the folder that it is given, and returns its results, fit for JSON.
+
+    Raises:
+        UsageError: if such a run is going on, as a training does whose command was killed.
     """
     running = folder.with_name(f'{folder.name}.running')
-    shutil.rmtree(running, ignore_errors=True)
-    running.mkdir(parents=True)
+    reserve_folder(running)
+    shutil.rmtree(running)
+    running.mkdir()
     results = run(running)
     (running / RESULTS).write_text(json.dumps(dict(asked=asked, results=results)))
     shutil.rmtree(folder, ignore_errors=True)

@@ -5,6 +5,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -90,3 +91,21 @@ def build_distribution(folder, command, prepare=lambda source: None):
     run_python('setup.py', '-q', command, '-d', folder / 'dist', cwd=folder / 'source')
     (distribution,) = (folder / 'dist').iterdir()
     return distribution
+
+
+@contextmanager
+def reserved_by_another(folder):
+    """Another process uses a folder, as a run does."""
+    code = (
+        'import sys, time; from mmvanilla.checkpoint import reserve_folder; '
+        'reserve_folder(sys.argv[1]); print("reserved", flush=True); time.sleep(99)'
+    )
+    other = subprocess.Popen(
+        [sys.executable, '-c', code, str(folder)], stdout=subprocess.PIPE, cwd=ROOT
+    )
+    try:
+        assert other.stdout.readline() == b'reserved\n'
+        yield
+    finally:
+        other.kill()
+        other.wait()

@@ -70,6 +70,7 @@ def empty_images(folder):
 MISTAKES = [
     ('num_classes=80', "model['bbox_head']['num_classes'] = 80"),
     ('no `metainfo`', "train_dataloader['dataset'].pop('metainfo')"),
+    ('of the evaluator', "val_evaluator['ann_file'] = root + 'annotations/train.json'"),
     (
         'another order',
         'for part in (train_dataloader, val_dataloader):\n'

@@ -11,7 +11,7 @@ import pytest
 import seeds
 import skeleton
 import torch
-from helpers.programs import ROOT, fail
+from helpers.programs import ROOT, fail, reserved_by_another
 from skeleton import Run, describe_run, spread, train_once
 
 from mmvanilla import UsageError
@@ -58,20 +58,23 @@ def test_runs_are_kept(trained, tmp_path):
 @pytest.mark.parametrize(
     ('change', 'message'),
     [
-        (lambda asked, patch: describe_run('a = 2', 3), 'another config'),
-        (lambda asked, patch: describe_run('a = 1', 4), 'another seed'),
-        (lambda asked, patch: describe_run('a = 1', 3, 'b'), 'other data'),
+        (
+            lambda asked, patch: describe_run('a = 2', 3),
+            r'another config: a = 1 instead of a = 2\)',
+        ),
+        (lambda asked, patch: describe_run('a = 1', 4), r'another seed\)'),
+        (lambda asked, patch: describe_run('a = 1', 3, 'b'), r'other data\)'),
         (
             lambda asked, patch: (
                 patch.setattr(skeleton, 'code_digest', lambda: 'c') or describe_run('a = 1', 3)
             ),
-            'another version of mmvanilla',
+            r'another version of mmvanilla\)',
         ),
         (
             lambda asked, patch: (
                 patch.setattr(torch, 'get_num_threads', lambda: 99) or describe_run('a = 1', 3)
             ),
-            'another machine or number of threads',
+            'another machine or number of threads: .* instead of .*, 99 threads, torch',
         ),
     ],
 )
@@ -79,9 +82,7 @@ def test_other_runs_are_refused(change, message, trained, tmp_path, monkeypatch)
     asked = describe_run('a = 1', 3)
     train_once(tmp_path / 'a', asked)
     changed = change(asked, monkeypatch)
-    with pytest.raises(
-        UsageError, match=rf'not the runs that you ask for: .*/a \({message}\). Rem'
-    ):
+    with pytest.raises(UsageError, match=rf'not the runs that you ask for: .*/a \({message}'):
         train_once(tmp_path / 'a', changed)
     assert len(trained) == 1
 
@@ -99,9 +100,19 @@ def test_other_runs_are_refused(change, message, trained, tmp_path, monkeypatch)
 )
 def test_other_files_are_refused(make, trained, tmp_path):
     make(tmp_path / 'a')
-    with pytest.raises(UsageError, match=r'/a \(no finished run\). Remove them, or name another'):
+    with pytest.raises(UsageError, match=r'/a \(no finished run\). Ask for the same, remove them,'):
         train_once(tmp_path / 'a', describe_run('a = 1', 3))
     assert not trained
+
+
+@pytest.mark.skipif(os.name == 'nt', reason='Windows has no locks')
+def test_a_training_that_goes_on_is_left_alone(trained, tmp_path):
+    """As one does whose command was killed."""
+    with reserved_by_another(tmp_path / 'a.running'):
+        (tmp_path / 'a.running/checkpoint.pth').touch()
+        with pytest.raises(UsageError, match='another run is using .*/a.running: wait until it'):
+            train_once(tmp_path / 'a', describe_run('a = 1', 3))
+    assert (tmp_path / 'a.running/checkpoint.pth').exists() and not trained
 
 
 def test_all_that_do_not_fit_are_named(tmp_path, monkeypatch):
@@ -205,3 +216,13 @@ def test_configs_and_metrics_exist(name):
     assert set(metrics) <= set(known[evaluator.type])
     if evaluator.type == 'CocoMetric':
         assert len(metrics) == (2 if 'segm' in evaluator.metric else 1)
+
+
+def test_interrupted(tmp_path, monkeypatch, capsys):
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(skeleton, 'train_and_evaluate', interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        train_once(tmp_path / 'a', describe_run('a = 1', 3))
+    assert 'The same command keeps the finished runs, and starts this' in capsys.readouterr().out

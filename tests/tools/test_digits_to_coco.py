@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from helpers.programs import ROOT, run_python
 
+from mmvanilla import UsageError
+
 SCRIPT = 'tools/dataset_converters/digits_to_coco.py'
 
 
@@ -81,3 +83,19 @@ def test_existing_folder_is_left_alone(digits):
     result = run_python(SCRIPT, digits, check=False)
     assert result.returncode != 0
     assert result.stdout.strip().endswith('remove it first, or choose another folder.')
+
+
+def test_nothing_else_is_touched(generator, tmp_path):
+    (tmp_path / 'out.tmp').mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        with generator.new_folder(tmp_path / 'out') as folder:
+            (folder / 'half.jpg').touch()
+            raise KeyboardInterrupt
+    assert [path.name for path in tmp_path.iterdir()] == ['out.tmp']
+    with generator.new_folder(tmp_path / 'out') as folder:
+        (folder / 'whole.jpg').touch()
+    assert (tmp_path / 'out/whole.jpg').exists()
+    (tmp_path / 'file').touch()
+    with pytest.raises(UsageError, match='file is a file'):
+        with generator.new_folder(tmp_path / 'file/out'):
+            pass

@@ -3,8 +3,6 @@
 import json
 import os
 import re
-import subprocess
-import sys
 from argparse import Namespace
 from itertools import product
 
@@ -12,16 +10,12 @@ import cv2
 import own_data
 import pytest
 from helpers.own_folder import copy_as_own
-from helpers.programs import ROOT, fail, parse
+from helpers.programs import ROOT, fail, parse, reserved_by_another
 from mmdet.registry import MODELS
 from mmengine.registry import init_default_scope
 
 from mmvanilla.compatibility import meta_device
 
-RESERVE = (
-    'import sys, time; from mmvanilla.checkpoint import reserve_folder; '
-    'reserve_folder(sys.argv[1]); print("reserved", flush=True); time.sleep(99)'
-)
 DETECTORS = ['_'.join(each) for each in product(own_data.DETECTORS, own_data.BACKBONES)]
 
 
@@ -112,7 +106,7 @@ WRONG = [
     (reorder, 'val.json nine, eight, seven, .* write the same into both, in one order'),
     (
         lambda f: (f / 'images/val_000000000002.jpg').unlink(),
-        'val_000000000002.jpg, which .* lists',
+        'images lacks 1 images that .*val.json lists: val_000000000002.jpg. Put them there',
     ),
     (lambda f: change(f / 'annotations/val.json', 'annotations', id=0), 'number them from 1'),
     (lambda f: change(f / 'annotations/val.json', 'annotations', id='a'), 'number them from 1'),
@@ -129,7 +123,7 @@ WRONG = [
         'train.json has no box that can be used: there are [0-9]+ of no listed category',
     ),
     (lambda f: change(f / 'annotations/val.json', 'annotations', iscrowd='0'), "the iscrowd '0'"),
-    (lambda f: change(f / 'annotations/train.json', 'images', file_name='a' * 300), 'not exist'),
+    (lambda f: change(f / 'annotations/train.json', 'images', file_name='a' * 300), 'lacks 1 im'),
     (
         lambda f: empty(f / 'annotations/train.json', 'categories'),
         'train.json has the categories none, but .*val.json zero, one',
@@ -214,27 +208,45 @@ def test_only_finished_runs_of_seeds_are_kept(tmp_path):
     assert own_data.Detector(tmp_path / 'retinanet.py', None, '').kept_seeds() == [0, 2]
 
 
-def test_changed_config_is_kept(folder, monkeypatch, tmp_path):
-    (tmp_path / 'retinanet_vanillanet-6.py').write_text('mine = 1')
-    arguments = (folder, '--work-dir', tmp_path)
-    sentence = fail('demos/own_data', *arguments, monkeypatch=monkeypatch)
-    assert 'retinanet_vanillanet-6.py is another config than these settings make' in sentence
-    assert (tmp_path / 'retinanet_vanillanet-6.py').read_text() == 'mine = 1'
+@pytest.mark.parametrize(
+    'name', ['retinanet_vanillanet-6.py', 'retinanet_vanillanet-6.png', 'results.md']
+)
+@pytest.mark.parametrize('make', [lambda path: path.write_text('mine'), lambda path: path.mkdir()])
+def test_files_of_the_user_are_kept(name, make, folder, monkeypatch, tmp_path):
+    out = tmp_path / 'out'
+    out.mkdir()
+    make(out / name)
+    sentence = fail('demos/own_data', folder, '--work-dir', out, monkeypatch=monkeypatch)
+    assert f'{out / name} would be overwritten, but may be yours: move it' in sentence
+    assert [path.name for path in out.iterdir()] == [name]
+
+
+def test_empty_work_dir_is_refused(folder, run_tool, capsys):
+    with pytest.raises(SystemExit):
+        run_tool('tools/demos/own_data.py', folder, '--work-dir', '')
+    assert '--work-dir is empty: name a folder' in capsys.readouterr().err
+
+
+def test_names_of_annotations():
+    names = map(own_data.annotations_name, ['a', 'a.json', 'annotations/a.json', 'a.b'])
+    assert list(names) == ['a', 'a', 'a', 'a.b']
+
+
+def test_voc_is_told_to_be_converted(monkeypatch, tmp_path):
+    (tmp_path / 'JPEGImages').mkdir()
+    sentence = fail('demos/own_data', tmp_path, monkeypatch=monkeypatch)
+    assert (
+        'is in the format of Pascal VOC: convert it with tools/dataset_converters/voc' in sentence
+    )
 
 
 @pytest.mark.skipif(os.name == 'nt', reason='Windows has no locks')
 def test_two_do_not_share_a_folder(folder, monkeypatch, tmp_path):
     """The work dir is reserved before the first training."""
     out = tmp_path / 'out'
-    other = subprocess.Popen(
-        [sys.executable, '-c', RESERVE, str(out)], stdout=subprocess.PIPE, cwd=ROOT
-    )
-    assert other.stdout.readline() == b'reserved\n'
-    try:
+    with reserved_by_another(out):
         arguments = (folder, '--work-dir', out)
         sentence = fail('demos/own_data', *arguments, monkeypatch=monkeypatch)
-    finally:
-        other.kill()
     assert f'another run is using {out}: wait until it ends' in sentence
     assert not list(out.iterdir())
 
@@ -269,7 +281,7 @@ def test_compares_on_a_folder(folder, run_tool, tmp_path, capsys, monkeypatch):
     other = ['--detectors', 'faster_rcnn']
     changed = ['--epochs', 3]
     sentence = fail('demos/own_data', *arguments, *changed, monkeypatch=monkeypatch)
-    assert 'retinanet_vanillanet-6.py is another config than these settings make' in sentence
+    assert 'vanillanet-6/0 (another config: ' in sentence and 'max_epochs=2 instead of' in sentence
     change(path, 'annotations', 0, bbox=[9, 9, 9, 9], area=81)
     sentence = fail('demos/own_data', *arguments, *other, monkeypatch=monkeypatch)
     assert 'retinanet_vanillanet-6/0 (other data), ' in sentence

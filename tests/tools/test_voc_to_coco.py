@@ -61,7 +61,7 @@ def replace(folder, old, new, file='Annotations/b.xml'):
     (folder / file).write_text(text.replace(old, new))
 
 
-def test_odd_but_right_data(voc, run_tool, tmp_path):
+def test_odd_but_right_data(voc, run_tool, tmp_path, capsys):
     """Formats, sub-folders, spaces, a byte order mark, decimals, doubles, boxes inside out."""
     (voc / 'JPEGImages/x').mkdir()
     (voc / 'JPEGImages/b.jpg').rename(voc / 'JPEGImages/x/b 1.PNG')
@@ -70,6 +70,7 @@ def test_odd_but_right_data(voc, run_tool, tmp_path):
     (voc / 'Annotations/b.xml').rename(voc / 'Annotations/x/b 1.xml')
     (voc / 'ImageSets/Main/my_test.txt').write_text('\ufeffx/b 1\r\n\r\nx/b 1\r\n')
     (voc / 'ImageSets/Main/test.txt').unlink()
+    (voc / 'ImageSets/Main/train.txt').write_text('a.jpg\nc\n')
     file = 'Annotations/x/b 1.xml'
     replace(voc, '<difficult>0</difficult>', '<difficult/>', file)
     replace(voc, '<width>40<', '<width>40.0<', file)
@@ -83,6 +84,10 @@ def test_odd_but_right_data(voc, run_tool, tmp_path):
     assert annotation == dict(
         id=1, image_id=1, category_id=2, bbox=[2, 5, -4.5, 4], area=0, iscrowd=0
     )
+    assert 'have boxes without width or height, or with their' in (err := capsys.readouterr().err)
+    assert err.endswith('corners swapped: x/b 1\n')
+    train = json.loads((tmp_path / 'out/annotations/train.json').read_text())
+    assert [image['file_name'] for image in train['images']] == ['a.jpg', 'c.jpg']
 
 
 @pytest.mark.parametrize(
@@ -135,4 +140,4 @@ def test_other_folder_is_named(tmp_path, monkeypatch):
     sentence = fail(
         'dataset_converters/voc_to_coco', tmp_path, tmp_path / 'out', monkeypatch=monkeypatch
     )
-    assert f'{tmp_path} has no ImageSets/Main/*.txt' in sentence
+    assert f'{tmp_path} has no lists of all classes, such as ImageSets/Main/train.txt' in sentence

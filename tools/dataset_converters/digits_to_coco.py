@@ -8,7 +8,7 @@ same seed gives the same data.
 import argparse
 import json
 import shutil
-import sys
+import uuid
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Dict, Iterator, List, Tuple
@@ -17,6 +17,10 @@ import cv2
 import numpy as np
 from sklearn.datasets import load_digits, load_sample_images
 from tqdm import tqdm
+
+from mmvanilla.checkpoint import check_writable
+from mmvanilla.cli.options import one_sentence_errors
+from mmvanilla.errors import UsageError
 
 CLASSES = ('zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine')
 IMAGE_SIZE = 256
@@ -145,13 +149,22 @@ def write_split(
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Yields a temporary folder to write to, which gets its name once it is complete."""
-    if path.exists():
-        sys.exit(f'{path} exists already: remove it first, or choose another folder.')
-    temporary = path.with_name(path.name + '.tmp')
-    shutil.rmtree(temporary, ignore_errors=True)
-    yield temporary
-    temporary.rename(path)
+    """Yields a temporary folder to write to, which gets its name once it is complete.
+
+    Raises:
+        UsageError: if there is something of that name, or it cannot be made.
+    """
+    if path.exists() or path.is_symlink():
+        raise UsageError(f'{path} exists already: remove it first, or choose another folder.')
+    check_writable(str(path), is_folder=True)
+    temporary = path.with_name(f'{path.name}.{uuid.uuid4().hex[:8]}.tmp')
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        temporary.rename(path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
 
 
 def main() -> None:
@@ -168,4 +181,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    with one_sentence_errors():
+        main()

@@ -15,6 +15,8 @@ from digits_to_coco import draw_digit, new_folder
 from sklearn.datasets import load_digits, load_sample_images
 from tqdm import tqdm
 
+from mmvanilla.cli.options import one_sentence_errors
+
 IMAGE_SIZE = 64
 DIGIT_SIZE = 51  # with its margin, 64 pixels
 CLUTTERED_SIZES = (28, 44)
@@ -93,4 +95,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    with one_sentence_errors():
+        main()

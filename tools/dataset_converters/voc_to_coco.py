@@ -10,9 +10,10 @@ import json
 import mimetypes
 import re
 import shutil
+import sys
 from math import isfinite
 from pathlib import Path
-from typing import Any, Container, Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence
 from xml.etree import ElementTree
 
 from digits_to_coco import new_folder
@@ -41,16 +42,16 @@ def find_images(folder: Path) -> Dict[str, Path]:
     return {path.with_suffix('').as_posix(): path for path in sorted(paths)}
 
 
-def read_lists(folder: Path, images: Container[str]) -> Dict[str, List[str]]:
+def read_lists(folder: Path, images: Dict[str, Path]) -> Dict[str, List[str]]:
     """The names of images in each list of a folder, without those of single classes.
 
     Raises:
         UsageError: if there is no list, if one is empty, or if it names none of the images.
     """
-    lists = {}
+    lists, named = {}, {path.as_posix(): name for name, path in images.items()}
     for path in sorted(folder.glob('ImageSets/Main/*.txt')):
         lines = [line.strip() for line in read_text(path).splitlines()]
-        names = list(dict.fromkeys(filter(None, lines)))
+        names = list(dict.fromkeys(named.get(line, line) for line in lines if line))
         if not names:
             raise UsageError(f'{path} names no image: remove it, or write names of images into it.')
         missing = [name for name in names if name not in images]
@@ -63,7 +64,10 @@ def read_lists(folder: Path, images: Container[str]) -> Dict[str, List[str]]:
             )
         lists[path.stem] = names
     if not lists:
-        raise UsageError(f'{folder} has no ImageSets/Main/*.txt: name the folder with these.')
+        raise UsageError(
+            f'{folder} has no lists of all classes, such as ImageSets/Main/train.txt: write the '
+            'names of the images into some, one in a line.'
+        )
     return lists
 
 
@@ -113,6 +117,12 @@ def read_image(path: Path) -> Dict[str, Any]:
     if not all(each['name'] for each in objects):
         raise UsageError(f'{path} has an object without a name: write one.')
     return dict(size, objects=objects)
+
+
+def is_empty(found: Dict[str, Any]) -> bool:
+    """Whether the box of an object has no width or height, or less."""
+    left, top, right, bottom = found['corners']
+    return right <= left or bottom <= top
 
 
 def to_coco(images: Sequence[Dict[str, Any]], classes: Sequence[str]) -> Dict[str, Any]:
@@ -173,6 +183,13 @@ def main() -> None:
         for part, own in lists.items():
             content = json.dumps(to_coco([read[name] for name in own], classes))
             (folder / f'annotations/{part}.json').write_text(content)
+    odd = [name for name in names if any(map(is_empty, read[name]['objects']))]
+    if odd:
+        print(
+            f'warning: {len(odd)} of Annotations/*.xml have boxes without width or height, or with '
+            f'their corners swapped: {list_some(odd)}',
+            file=sys.stderr,
+        )
     print(f'Wrote {len(names)} images of {", ".join(classes)} to {args.out}.')
 
 

@@ -63,8 +63,11 @@ HEAD = (
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('folder', type=Path, help='the data')
-    parser.add_argument('--train', default='train', help='annotations/NAME.json to train with')
-    parser.add_argument('--test', default='val', help='annotations/NAME.json to test with')
+    name = dict(type=annotations_name, metavar='NAME')
+    parser.add_argument(
+        '--train', **name, default='train', help='annotations/NAME.json to train with'
+    )
+    parser.add_argument('--test', **name, default='val', help='annotations/NAME.json to test with')
     parser.add_argument('--detectors', nargs='+', choices=DETECTORS, default=DETECTORS)
     parser.add_argument('--backbones', nargs='+', choices=BACKBONES, default=BACKBONES)
     parser.add_argument('--seeds', type=int, default=3, help='number of runs of each')
@@ -81,8 +84,15 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     if min(args.seeds, args.epochs, *args.scale) < 1:
         parser.error('--seeds, --epochs and --scale take numbers of 1 or more')
+    if args.work_dir == Path():
+        parser.error('--work-dir is empty: name a folder')
     args.work_dir = args.work_dir or Path('work_dirs/own_data', args.folder.resolve().name)
     return args
+
+
+def annotations_name(text: str) -> str:
+    """NAME of annotations/NAME.json, which users may write too."""
+    return Path(text).stem if text.endswith('.json') else text
 
 
 def check_files(
@@ -110,12 +120,13 @@ def check_files(
         if not content['annotations'] or not content['categories']:
             raise UsageError(f'{path} has no annotations or no categories: add some.')
         check_boxes(path, content, is_test)
-        for image in content['images']:
-            if not os.path.isfile(images / image['file_name']):
-                raise UsageError(
-                    f'{images / image["file_name"]}, which {path} lists, does not exist: put it '
-                    'there.'
-                )
+        listed = [image['file_name'] for image in content['images']]
+        missing = [name for name in listed if not os.path.isfile(images / name)]
+        if missing:
+            raise UsageError(
+                f'{images} lacks {len(missing)} images that {path} lists: {list_some(missing)}. '
+                'Put them there, or take them out of the list.'
+            )
         check_ids(path, content['annotations'], is_test)
     both = [{image['file_name']: image for image in each['images']} for each in contents]
     shared = set.intersection(*map(set, both))
@@ -168,7 +179,10 @@ def check_images(folder: Path, images: Dict[str, Dict[str, Any]]) -> None:
     others = []
     for name, image in tqdm(images.items(), desc='checking images', unit='image'):
         try:
+            (folder / name).open('rb').close()
             pixels = mmcv.imread(str(folder / name))  # as MMDetection does
+        except OSError as error:
+            raise UsageError(f'{folder / name} cannot be read: {error.strerror}.') from None
         except Exception:
             pixels = None
         if pixels is None:
@@ -256,14 +270,21 @@ class Detector(NamedTuple):
         return sorted(int(name) for name in names if name.isdigit())
 
 
-def check_configs(detectors: Iterable[Detector]) -> None:
-    """Raises UsageError if a config would be written over another, which may be the user's."""
+def check_outputs(detectors: Iterable[Detector], work_dir: Path) -> None:
+    """Raises UsageError if files would be overwritten that this command did not write so."""
+    taken = []
+    configs = [detector.path for detector in detectors if detector.path.exists()]
     for path, config, _ in detectors:
-        if path.exists() and path.read_text(encoding='utf-8') != config.pretty_text:
-            raise UsageError(
-                f'{path} is another config than these settings make: remove it, or name another '
-                '--work-dir.'
-            )
+        if path in configs and not (path.is_file() and path.read_text() == config.pretty_text):
+            taken.append(path)
+    if not configs:
+        others = [detector.path.with_suffix('.png') for detector in detectors]
+        taken = [path for path in (work_dir / 'results.md', *others) if path.exists()]
+    if taken:
+        raise UsageError(
+            f'{list_some(taken)} would be overwritten, but may be yours: move it, or name another '
+            '--work-dir.'
+        )
 
 
 def describe(detector: Detector, scale: Sequence[int]) -> List[Any]:
@@ -305,6 +326,11 @@ def draw(detector: Detector) -> None:
 
 def main() -> None:
     args = parse_args()
+    if not (args.folder / 'annotations').exists() and (args.folder / 'JPEGImages').exists():
+        raise UsageError(
+            f'{args.folder} is in the format of Pascal VOC: convert it with '
+            'tools/dataset_converters/voc_to_coco.py first.'
+        )
     files = [args.folder / f'annotations/{name}.json' for name in (args.train, args.test)]
     classes, images = check_files(*files, args.folder / 'images')
     data = digest(files, args.folder / 'images', images)
@@ -313,7 +339,6 @@ def main() -> None:
         path = args.work_dir / f'{"_".join(names)}.py'
         detectors[names] = Detector(path, make_config(path.stem, args, classes), data)
     chosen = [detectors[names] for names in product(args.detectors, args.backbones)]
-    check_configs(chosen)
     check_kept(
         {
             detector.folder(seed): detector.asked(seed)
@@ -321,6 +346,7 @@ def main() -> None:
             for seed in {*detector.kept_seeds(), *range(args.seeds)}
         }
     )
+    check_outputs(chosen, args.work_dir)
     if not all(set(range(args.seeds)) <= set(each.kept_seeds()) for each in chosen):
         check_images(args.folder / 'images', images)
     check_writable(str(args.work_dir), is_folder=True)

@@ -112,8 +112,12 @@ def train_once(folder: Path, asked: Dict[str, Any]) -> Run:
         return kept
 
     check_kept({folder: asked})
-    if differences(folder, asked) is None:
-        run_and_keep(folder, asked, run)
+    try:
+        if differences(folder, asked) is None:
+            run_and_keep(folder, asked, run)
+    except KeyboardInterrupt:
+        print('The same command keeps the finished runs, and starts this one again.', flush=True)
+        raise
     return read_run(folder)
 
 

@@ -86,7 +86,8 @@ SETTINGS = {
 # Those of --long
 LONG = [
     *('length-3', 'length-10', 'length-30', 'images-9-length-3', 'images-9-length-9'),
-    *('large-maps', 'width-2', 'width-4', 'rate-half', 'rate-twice', 'shifted-images'),
+    *('lambda-early', 'large-maps', 'width-2', 'width-4', 'rate-half', 'rate-twice', 'no-decay'),
+    'shifted-images',
 ]
 # The rows that are trained by default, of each network
 ROWS: Dict[str, List[str]] = {

@@ -3,6 +3,7 @@
 import math
 import re
 from functools import partial
+from pathlib import Path
 from typing import Any, Callable, Iterator, List, Optional, Tuple
 
 import torch
@@ -36,7 +37,8 @@ class RunCheckHook(Hook):
     """Checks what only a run knows; the programs in ``tools/`` add it to each run.
 
     - Before the run: no data set is empty or lacks some of its classes; the heads have as many
-      classes as the data; a detector's features have the strides of its anchors or points.
+      classes as the data; metrics read the annotations of the images that are evaluated; a
+      detector's features have the strides of its anchors or points.
     - Images and annotations that cannot be loaded are named.
     - In training: weights stay finite. A run that diverges ends at the iteration where that is
       seen, and does not write a checkpoint with such weights.
@@ -59,6 +61,8 @@ class RunCheckHook(Hook):
                     trained.append(dataset)
                 for other in trained:
                     _check_order(dataset, other, f'{name}_dataloader')
+                for metric in getattr(getattr(loop, 'evaluator', None), 'metrics', ()):
+                    _check_images(dataset, metric, name)
         if hasattr(getattr(runner, '_train_loop', None), 'dataloader') and _is_plain(runner.model):
             _check_strides(unwrap(runner.model))
 
@@ -225,16 +229,38 @@ def _check_order(dataset: Any, trained: Any, where: str) -> None:
         )
 
 
-def _check_boxes(dataset: Any, most: int = 200) -> None:
+def _some(dataset: Any, most: int = 200) -> Iterator[dict]:
+    """What a data set knows of some of its images."""
+    for i in range(0, len(dataset), max(1, len(dataset) // most)):
+        yield dataset.get_data_info(i)
+
+
+def _check_images(dataset: Any, metric: Any, name: str) -> None:
+    """Raises UsageError if a metric's file of annotations is of other images.
+
+    Files number their images from the same number on, so it would compare any with any.
+    """
+    images = getattr(getattr(metric, '_coco_api', None), 'imgs', None)
+    if not isinstance(images, dict) or not _is_kind(dataset, 'CocoDataset'):
+        return
+    for info in _some(dataset):
+        image, own = images.get(info.get('img_id')), Path(info.get('img_path', '')).name
+        if image is None or Path(image.get('file_name', own)).name != own:
+            raise UsageError(
+                f'{name}_evaluator has other images than {name}_dataloader, which has {own}: set '
+                f'its ann_file to that of the data, {dataset.ann_file}.'
+            )
+
+
+def _check_boxes(dataset: Any) -> None:
     """Raises UsageError if images have no box; it looks at some of them."""
     if not _is_kind(dataset, 'CocoDataset'):
         return
-    some = range(0, len(dataset), max(1, len(dataset) // most))
     # Of crowds, ignore_flag is 1; what is no list of instances is of another kind of data.
     if not any(
         instance.get('ignore_flag', 0) == 0
-        for i in some
-        for instance in dataset.get_data_info(i).get('instances', [{}])
+        for info in _some(dataset)
+        for instance in info.get('instances', [{}])
     ):
         raise UsageError(
             f'no image of {dataset.ann_file} has a box that can be used: bbox is [x, y, width, '

@@ -1,7 +1,10 @@
+import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from helpers.own_folder import copy_as_own
 from helpers.small_run import Classifier, make_runner
 from torch import nn
 
@@ -11,6 +14,7 @@ from mmvanilla.engine import RunCheckHook
 from mmvanilla.engine.hooks.run_check_hook import (
     _check_boxes,
     _check_classes,
+    _check_images,
     _check_order,
     _check_strides,
 )
@@ -171,6 +175,32 @@ def test_data_without_boxes():
         _check_boxes(CocoDataset([[]] * 1000))
     with pytest.raises(UsageError, match='iscrowd 0'):
         _check_boxes(CocoDataset([[dict(ignore_flag=1)]]))
+
+
+@pytest.mark.parametrize('data', ['train', 'val'])
+@pytest.mark.parametrize('metric', ['train', 'val', None])
+def test_metrics_have_the_images(data, metric, digits, tmp_path):
+    from mmdet.registry import DATASETS, METRICS
+
+    folder = copy_as_own(digits, tmp_path / 'own')
+    files = {each: str(folder / f'annotations/{each}.json') for each in ('train', 'val')}
+    names = [each['name'] for each in json.loads(Path(files['val']).read_text())['categories']]
+    dataset = DATASETS.build(
+        dict(
+            type='mmdet.CocoDataset',
+            ann_file=files[data],
+            data_prefix=dict(img=str(folder / 'images')),
+            metainfo=dict(classes=names),
+        )
+    )
+    metric = METRICS.build(dict(type='mmdet.CocoMetric', ann_file=files.get(metric), metric='bbox'))
+    wrong = metric._coco_api is not None and len(metric._coco_api.imgs) != len(dataset)
+    if wrong:
+        message = f'val_evaluator has other images than val_dataloader, which has {data}_0.* set'
+        with pytest.raises(UsageError, match=message):
+            _check_images(dataset, metric, 'val')
+    else:
+        _check_images(dataset, metric, 'val')
 
 
 @pytest.mark.parametrize(
