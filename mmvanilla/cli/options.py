@@ -29,11 +29,20 @@ def config_file(path: str) -> str:
     return str(find_root() / 'configs' / name) if package == 'mmvanilla' else path
 
 
+def folder_name(text: str) -> str:
+    """A folder that a command line names; an unset variable of a shell is none."""
+    if not text:
+        raise argparse.ArgumentTypeError('is empty: name a folder')
+    return text
+
+
 def make_parser(description: str) -> argparse.ArgumentParser:
     """A parser with the options that OpenMMLab's train and test tools share."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument('config', type=config_file, help='config file, or mmvanilla::NAME')
-    parser.add_argument('--work-dir', help='folder for logs, checkpoints and results')
+    parser.add_argument(
+        '--work-dir', type=folder_name, help='folder for logs, checkpoints and results'
+    )
     add_cfg_options(parser)
     parser.add_argument(
         '--launcher',

@@ -221,10 +221,14 @@ def test_files_of_the_user_are_kept(name, make, folder, monkeypatch, tmp_path):
     assert [path.name for path in out.iterdir()] == [name]
 
 
-def test_empty_work_dir_is_refused(folder, run_tool, capsys):
+@pytest.mark.parametrize(
+    'program',
+    [('demos/own_data', 'data'), ('demos/seeds',), ('train', 'a.py'), ('test', 'a.py', 'b')],
+)
+def test_empty_work_dir_is_refused(program, run_tool, capsys):
     with pytest.raises(SystemExit):
-        run_tool('tools/demos/own_data.py', folder, '--work-dir', '')
-    assert '--work-dir is empty: name a folder' in capsys.readouterr().err
+        run_tool(f'tools/{program[0]}.py', *program[1:], '--work-dir', '')
+    assert 'argument --work-dir: is empty: name a folder' in capsys.readouterr().err
 
 
 def test_names_of_annotations():

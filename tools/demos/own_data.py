@@ -32,7 +32,7 @@ from mmvanilla.checkpoint import (
 )
 from mmvanilla.cli.checks import SETTINGS
 from mmvanilla.cli.kept_runs import RESULTS, check_kept
-from mmvanilla.cli.options import one_sentence_errors, read_config
+from mmvanilla.cli.options import folder_name, one_sentence_errors, read_config
 from mmvanilla.cli.tables import markdown_lines
 from mmvanilla.cli.timing import describe_machine
 from mmvanilla.coco_annotations import (
@@ -80,13 +80,11 @@ def parse_args() -> argparse.Namespace:
         default=(320, 240),
         help='images are resized to have at most these sides',
     )
-    parser.add_argument('--work-dir', type=Path, help='by default work_dirs/own_data/FOLDER')
+    parser.add_argument('--work-dir', type=folder_name, help='by default work_dirs/own_data/FOLDER')
     args = parser.parse_args()
     if min(args.seeds, args.epochs, *args.scale) < 1:
         parser.error('--seeds, --epochs and --scale take numbers of 1 or more')
-    if args.work_dir == Path():
-        parser.error('--work-dir is empty: name a folder')
-    args.work_dir = args.work_dir or Path('work_dirs/own_data', args.folder.resolve().name)
+    args.work_dir = Path(args.work_dir or f'work_dirs/own_data/{args.folder.resolve().name}')
     return args
 
 
@@ -275,7 +273,9 @@ def check_outputs(detectors: Iterable[Detector], work_dir: Path) -> None:
     taken = []
     configs = [detector.path for detector in detectors if detector.path.exists()]
     for path, config, _ in detectors:
-        if path in configs and not (path.is_file() and path.read_text() == config.pretty_text):
+        if path in configs and not (
+            path.is_file() and path.read_text('utf-8') == config.pretty_text
+        ):
             taken.append(path)
     if not configs:
         others = [detector.path.with_suffix('.png') for detector in detectors]

@@ -12,7 +12,7 @@ from skeleton import Run, describe_run, spread, train_once
 
 from mmvanilla.checkpoint import reserve_folder
 from mmvanilla.cli.kept_runs import check_kept
-from mmvanilla.cli.options import one_sentence_errors, read_config
+from mmvanilla.cli.options import folder_name, one_sentence_errors, read_config
 from mmvanilla.cli.running import read_log
 from mmvanilla.cli.tables import print_table
 
@@ -66,7 +66,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('networks', nargs='*', help=f'of {", ".join(NETWORKS)}; by default all')
     parser.add_argument('--seeds', type=int, default=3, help='number of seeds')
-    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/demo_seeds'))
+    parser.add_argument('--work-dir', type=folder_name, default='work_dirs/demo_seeds')
     args = parser.parse_args()
     names = list(dict.fromkeys(args.networks or NETWORKS))
     unknown = [name for name in names if name not in NETWORKS]
@@ -75,7 +75,8 @@ def main() -> None:
     if args.seeds < 1:
         parser.error('--seeds takes 1 or more')
     folders = {
-        name: [args.work_dir / f'{name}_{seed}' for seed in range(args.seeds)] for name in names
+        name: [Path(args.work_dir, f'{name}_{seed}') for seed in range(args.seeds)]
+        for name in names
     }
     texts = {
         name: read_config(f'configs/digits/{NETWORKS[name].config}.py').pretty_text
