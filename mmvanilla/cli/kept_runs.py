@@ -53,7 +53,7 @@ def _explain(kept: Any, asked: Any) -> str:
     old, new = next((pair for pair in zip(*both) if pair[0] != pair[1]), ('', ''))
     if not old or max(len(old), len(new)) > 100 or ' ' not in f'{old}{new}':
         return ''
-    return f': {old.strip()} instead of {new.strip()}'
+    return ': {} instead of {}'.format(*(each.strip(' ,') for each in (old, new)))
 
 
 def check_kept(asked: Dict[Path, Dict[str, Any]]) -> None:
