@@ -285,7 +285,7 @@ def test_compares_on_a_folder(folder, run_tool, tmp_path, capsys, monkeypatch):
     other = ['--detectors', 'faster_rcnn']
     changed = ['--epochs', 3]
     sentence = fail('demos/own_data', *arguments, *changed, monkeypatch=monkeypatch)
-    assert 'vanillanet-6/0 (another config: ' in sentence and 'max_epochs=2 instead of' in sentence
+    assert 'vanillanet-6/0 (another config: ' in sentence and 'end=2 instead of end=3' in sentence
     change(path, 'annotations', 0, bbox=[9, 9, 9, 9], area=81)
     sentence = fail('demos/own_data', *arguments, *other, monkeypatch=monkeypatch)
     assert 'retinanet_vanillanet-6/0 (other data), ' in sentence
