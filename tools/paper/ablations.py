@@ -238,18 +238,26 @@ def compare(rows: Rows, paper: Dict[str, float]) -> List[Ordering]:
         here = mean(rows[better]) - mean(rows[worse])
         there = paper[better] - paper[worse]
         variances = variance(rows[better]), variance(rows[worse])
-        # Of the means
-        parts = [each / len(rows[row]) for each, row in zip(variances, (better, worse))]
         interval, p = (here, here), nan
-        if sum(parts):
+        if any(variances):
             p = ttest_ind(rows[better], rows[worse], equal_var=False).pvalue
-            freedom = sum(parts) ** 2 / sum(
-                part**2 / (len(rows[row]) - 1) for part, row in zip(parts, (better, worse))
-            )
-            interval = student.interval(0.95, freedom, here, sum(parts) ** 0.5)
+            error, freedom = uncertainty(variances, (len(rows[better]), len(rows[worse])))
+            interval = student.interval(0.95, freedom, here, error)
         seeds = seeds_needed(*variances, there)
         compared.append(Ordering(f'{better} > {worse}', there, here, interval, p, seeds))
     return compared
+
+
+def uncertainty(variances: Sequence[float], numbers: Sequence[int]) -> Tuple[float, float]:
+    """The standard error of the difference of two means, and Welch's degrees of freedom.
+
+    Args:
+        variances: Of the values of each.
+        numbers: How many values each has.
+    """
+    parts = [each / number for each, number in zip(variances, numbers)]
+    squares = [part**2 / (number - 1) for part, number in zip(parts, numbers)]
+    return sum(parts) ** 0.5, sum(parts) ** 2 / sum(squares)
 
 
 def seeds_needed(first: float, second: float, difference: float) -> Optional[int]:
@@ -268,10 +276,8 @@ def seeds_needed(first: float, second: float, difference: float) -> Optional[int
         return None
 
     def power(seeds: int) -> float:
-        freedom = (seeds - 1) * (first + second) ** 2 / (first**2 + second**2)
-        limit = student.ppf(0.975, freedom)
-        shift = abs(difference) / ((first + second) / seeds) ** 0.5
-        return noncentral.sf(limit, freedom, shift)
+        error, freedom = uncertainty((first, second), (seeds, seeds))
+        return noncentral.sf(student.ppf(0.975, freedom), freedom, abs(difference) / error)
 
     few, enough = 1, 2  # of which power(enough) is 0.8 or more, and power(few) less
     while power(enough) < 0.8:
