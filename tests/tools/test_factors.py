@@ -152,6 +152,15 @@ def test_settings_of_vanillanet_are_refused_for_others(run_tool, capsys):
     assert message in capsys.readouterr().err
 
 
+def test_settings_of_whole_epochs_fit():
+    of_alexnet = [
+        name for name in factors.SETTINGS if factors.fits('AlexNet', factors.SETTINGS[name])
+    ]
+    assert 'images-9' not in of_alexnet  # a third of an epoch
+    assert {'images-9-length-3', 'images-9-length-9'} <= set(of_alexnet)
+    assert all(factors.fits('VanillaNet-6', setting) for setting in factors.SETTINGS.values())
+
+
 @pytest.mark.parametrize('network', factors.ROWS)
 @pytest.mark.parametrize('options', [[], ['--long']])
 def test_default_settings_fit(network, options, monkeypatch):

@@ -95,6 +95,11 @@ class Setting(NamedTuple):
     options: Dict[str, Any] = {}
 
 
+def epochs_of(cfg: Config, setting: Setting) -> float:
+    """The epochs of a network's runs in a setting: a whole number, if the setting fits it."""
+    return cfg.train_cfg.max_epochs * setting.length * IMAGES / setting.images
+
+
 def digits_config(config: str, seed: int, setting: Setting = Setting()) -> Config:
     """The config of a network on the digits, with the techniques of an ImageNet config."""
     row = read_config(config)
@@ -103,7 +108,7 @@ def digits_config(config: str, seed: int, setting: Setting = Setting()) -> Confi
     for part in ('backbone', 'head'):
         given = row.model[part]
         cfg.model[part].update({key: given[key] for key in TECHNIQUES if key in given})
-    epochs = cfg.train_cfg.max_epochs * setting.length * IMAGES // setting.images
+    epochs = int(epochs_of(cfg, setting))
     if setting.images != IMAGES:
         cfg.train_dataloader.dataset.data_root += f'_{setting.images}'
     cfg.train_cfg.update(max_epochs=epochs, val_interval=epochs)

@@ -13,19 +13,20 @@ from typing import Dict, Iterator, List
 
 from ablations import (
     DEVICE,
+    DIGITS_CONFIGS,
     HEAD_OF_ORDERINGS,
-    IMAGES,
     JOBS,
     WORK_DIR,
     Setting,
     compare,
+    epochs_of,
     read_rows,
     run_folder,
     train_all,
 )
 
 from mmvanilla.checkpoint import replace_when_whole, reserve_folder
-from mmvanilla.cli.options import one_sentence_errors
+from mmvanilla.cli.options import one_sentence_errors, read_config
 from mmvanilla.cli.running import read_log
 from mmvanilla.cli.tables import markdown_lines
 from mmvanilla.cli.timing import describe_machine
@@ -136,8 +137,10 @@ def parse_args() -> argparse.Namespace:
 def fits(network: str, setting: Setting) -> bool:
     """Whether a network has a setting: its model, optimizer and number of epochs allow it."""
     parts = ('model.', 'optim_wrapper.optimizer.lr')
-    own = setting.images != IMAGES or any(key.startswith(parts) for key in setting.options)
-    return network == 'VanillaNet-6' or not own
+    if any(key.startswith(parts) for key in setting.options):
+        return network == 'VanillaNet-6'
+    cfg = read_config(DIGITS_CONFIGS / f'{network.lower()}_cluttered.py')
+    return epochs_of(cfg, setting).is_integer()
 
 
 def rows_of(network: str) -> Dict[str, Dict[str, str]]:
