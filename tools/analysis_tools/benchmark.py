@@ -17,7 +17,7 @@ from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import mmpretrain
 import torch
@@ -43,6 +43,13 @@ from mmvanilla.deployment.exporting import OPSET, need
 from mmvanilla.errors import UsageError
 
 M_MMAP_THRESHOLD = -3  # of malloc.h
+PRECISIONS = {
+    'float32': torch.float32,
+    'tf32': torch.float32,
+    'float16': torch.float16,
+    'bfloat16': torch.bfloat16,
+}
+LAYOUTS = {'contiguous': torch.contiguous_format, 'channels_last': torch.channels_last}
 SHAPE = (224, 224)  # of the images that networks are exported and quantized with
 OURS = re.compile(r'vanillanet-(.+)_in1k')
 
@@ -61,9 +68,68 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--batch-size', type=int, nargs='+', default=[1])
     parser.add_argument('--shape', type=int, nargs=2, default=(224, 224), metavar=('H', 'W'))
     parser.add_argument('--rounds', type=int, default=10, help='how many times each is timed')
+    add_case(parser)
     add_device(parser)
     parser.add_argument('--csv', type=Path, help='file for the numbers')
     return parser.parse_args()
+
+
+class Case(NamedTuple):
+    """What a network is timed with.
+
+    Attributes:
+        size: Of a batch of images, (N, C, H, W).
+        task: 'inference' or 'training'.
+        device: 'cpu' or 'cuda'.
+        precision: One of ``PRECISIONS``. Inference computes in it throughout; training in float16
+            and bfloat16 uses torch's automatic mixed precision.
+        layout: One of ``LAYOUTS``, of images and networks.
+    """
+
+    size: Tuple[int, ...]
+    task: str
+    device: str
+    precision: str = 'float32'
+    layout: str = 'contiguous'
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return PRECISIONS[self.precision]
+
+    def put(self, model: nn.Module) -> nn.Module:
+        """A network or images, on the device, in the layout, and for inference in the precision."""
+        dtype = self.dtype if self.task == 'inference' else torch.float32
+        return model.to(self.device, dtype, memory_format=LAYOUTS[self.layout])
+
+    def images(self) -> Tensor:
+        """A batch of random images."""
+        return self.put(torch.rand(self.size, device=self.device))
+
+
+def set_precision(precision: str) -> None:
+    """Whether a GPU may round to TF32; by default torch does so in convolutions alone."""
+    allowed = precision == 'tf32'
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
+
+
+def add_case(parser: argparse.ArgumentParser) -> None:
+    """Adds the options for a ``Case``'s precision and layout."""
+    parser.add_argument(
+        '--precision', choices=PRECISIONS, default='float32', help='tf32 and float16 are for GPUs'
+    )
+    parser.add_argument('--layout', choices=LAYOUTS, default='contiguous')
+
+
+def make_case(args: argparse.Namespace, batch_size: int, task: str) -> Case:
+    """The case that options name.
+
+    Raises:
+        UsageError: for a precision that the device does not have.
+    """
+    if args.device == 'cpu' and args.precision in ('tf32', 'float16'):
+        raise UsageError(f'--precision {args.precision} is for GPUs: leave it out.')
+    size = (batch_size, 3, *args.shape)
+    return Case(size, task, args.device, args.precision, args.layout)
 
 
 def make_model(name: str) -> nn.Module:
@@ -99,11 +165,11 @@ class Exported(nn.Module):
 
     Args:
         model: The network.
-        device: 'cpu'.
+        case: On a CPU.
         precision: OpenVINO's: 'float32', 'bfloat16' or 'int8'; None for onnxruntime.
     """
 
-    def __init__(self, model: nn.Module, device: str, precision: Optional[str] = None) -> None:
+    def __init__(self, model: nn.Module, case: Case, precision: Optional[str] = None) -> None:
         super().__init__()
         fused = switch_to_deploy(model)
         images = torch.rand(1, 3, *SHAPE)
@@ -150,20 +216,64 @@ class Exported(nn.Module):
         return torch.from_numpy(self.run(images))
 
 
-# Form -> what makes it from a model in deep form, on a device.
-FORMS: Dict[str, Callable[[nn.Module, str], nn.Module]] = {
-    'plain': lambda model, device: make_plain(model).to(device),
-    'plain-deploy': lambda model, device: make_plain(switch_to_deploy(model)).to(device),
-    'deep': lambda model, device: copy.deepcopy(model).to(device),
-    'merged': lambda model, device: merge_deep_convs(model).to(device),
-    'deploy': lambda model, device: switch_to_deploy(model).to(device),
-    'optimized': lambda model, device: optimize_for_inference(model, device),
-    'optimized-bf16': partial(optimize_for_inference, dtype=torch.bfloat16),
+class Graphed(nn.Module):
+    """A network whose kernels are recorded once and then started together, as a CUDA graph.
+
+    Args:
+        model: The network, for inference.
+        case: On a GPU.
+    """
+
+    def __init__(self, model: nn.Module, case: Case) -> None:
+        super().__init__()
+        self.model = model
+        self.graph, self.read = torch.cuda.CUDAGraph(), case.images()
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.inference_mode(), torch.cuda.stream(stream):
+            for _ in range(3):  # chooses kernels, allocates memory
+                model(self.read)
+            torch.cuda.current_stream().wait_stream(stream)
+            with torch.cuda.graph(self.graph, stream=stream):
+                self.written = model(self.read)
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.read.copy_(images)
+        self.graph.replay()
+        return self.written.clone()
+
+
+def optimized(model: nn.Module, case: Case) -> nn.Module:
+    return optimize_for_inference(model, case.device, case.dtype)
+
+
+# Form -> what makes it from a model in deep form, on the CPU.
+FORMS: Dict[str, Callable[[nn.Module, Case], nn.Module]] = {
+    'plain': lambda model, case: case.put(make_plain(model)),
+    'plain-deploy': lambda model, case: case.put(make_plain(switch_to_deploy(model))),
+    'plain-graph': lambda model, case: Graphed(case.put(make_plain(switch_to_deploy(model))), case),
+    'deep': lambda model, case: case.put(copy.deepcopy(model)),
+    'deep-cp': lambda model, case: case.put(with_cp(copy.deepcopy(model))),
+    'merged': lambda model, case: case.put(merge_deep_convs(model)),
+    'merged-cp': lambda model, case: case.put(with_cp(merge_deep_convs(model))),
+    'merged-compiled': lambda model, case: torch.compile(case.put(merge_deep_convs(model))),
+    'deploy': lambda model, case: case.put(switch_to_deploy(model)),
+    'graph': lambda model, case: Graphed(case.put(switch_to_deploy(model)), case),
+    'optimized': optimized,
+    'optimized-bf16': lambda model, case: optimized(model, case._replace(precision='bfloat16')),
     'onnxruntime': Exported,
     'openvino': partial(Exported, precision='float32'),
     'openvino-bf16': partial(Exported, precision='bfloat16'),
     'openvino-int8': partial(Exported, precision='int8'),
 }
+
+
+def with_cp(model: nn.Module) -> nn.Module:
+    """The network, recomputing activations in the backward pass."""
+    model.backbone.with_cp = True
+    return model
+
+
 DEFAULT_FORMS = {
     'training': ['plain', 'deep', 'merged'],
     'inference': ['plain-deploy', 'deploy', 'optimized', 'optimized-bf16'],
@@ -179,22 +289,28 @@ PACKAGES = {
     'openvino-bf16': ('onnx', 'openvino'),
     'openvino-int8': ('onnx', 'openvino', 'nncf'),
 }
-NOT_FOR_TRAINING = ('plain-deploy', 'deploy', 'optimized', 'optimized-bf16', *PACKAGES)
-OURS_ALONE = ('plain', 'plain-deploy', 'merged')
+FOR_TRAINING = ('plain', 'deep', 'deep-cp', 'merged', 'merged-cp', 'merged-compiled')
+FOR_GPUS = ('plain-graph', 'graph')
+NOT_OURS_ALONE = ('deep', 'deploy', 'graph', 'optimized', 'optimized-bf16', *PACKAGES)
 
 
-def make_step(model: nn.Module, images: Tensor, task: str) -> Callable[[], Any]:
+def make_step(model: nn.Module, images: Tensor, case: Case) -> Callable[[], Any]:
     """What is timed: a forward pass, or a training step with its optimizer."""
-    if task == 'inference':
+    if case.task == 'inference':
         return torch.inference_mode()(partial(model, images))
     model.train()
     labels = torch.arange(len(images), device=images.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
+    half = case.dtype != torch.float32
+    scaler = torch.cuda.amp.GradScaler(enabled=case.dtype == torch.float16)
 
     def step() -> None:
         optimizer.zero_grad()
-        F.cross_entropy(model(images), labels).backward()
-        optimizer.step()
+        with torch.autocast(case.device, case.dtype if half else None, enabled=half):
+            loss = F.cross_entropy(model(images), labels)
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
 
     return step
 
@@ -205,54 +321,54 @@ def resident(kind: str) -> float:
     return int(kib) / 1024
 
 
-def measure_memory(name: str, form: str, size: Tuple[int, ...], task: str, device: str) -> float:
+def measure_memory(name: str, form: str, case: Case) -> float:
     """Peak memory (MiB) of a form's weights and two steps; in a process of its own."""
     log_errors_only()
-    if device == 'cpu':  # freed memory is returned to the system at once
+    set_precision(case.precision)
+    if case.device == 'cpu':  # freed memory is returned to the system at once
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**20)
     with meta_device():
         mmpretrain.get_model(name)  # imports much that is not part of the model
     before = resident('VmRSS')
-    model = FORMS[form](make_model(name), device)
+    model = FORMS[form](make_model(name), case)
     gc.collect()
-    if device == 'cuda':
+    if case.device == 'cuda':
         torch.cuda.reset_peak_memory_stats()
     else:
         Path('/proc/self/clear_refs').write_text('5')
-    step = make_step(model, torch.rand(size, device=device), task)
+    step = make_step(model, case.images(), case)
     for _ in range(2):
         step()
-    if device == 'cuda':
+    if case.device == 'cuda':
         return torch.cuda.max_memory_allocated() / 2**20
     return resident('VmHWM') - before
 
 
 def time_forms(
-    name: str, forms: List[str], size: Tuple[int, ...], task: str, rounds: int, device: str
+    name: str, forms: List[str], case: Case, rounds: int
 ) -> Tuple[List[float], List[Tensor]]:
     """Seconds of each form of a model, taking turns, and its outputs."""
+    set_precision(case.precision)
     deep = make_model(name)
-    models = [FORMS[form](deep, device) for form in forms]
-    images = torch.rand(size, device=device)
+    models = [FORMS[form](deep, case) for form in forms]
+    images = case.images()
     with torch.inference_mode():
         outputs = [model(images).float().clone() for model in models]
-    steps = [make_step(model, images, task) for model in models]
-    return time_by_turns(steps, rounds, device=device), outputs
+    steps = [make_step(model, images, case) for model in models]
+    return time_by_turns(steps, rounds, device=case.device), outputs
 
 
-def benchmark(
-    name: str, forms: List[str], size: Tuple[int, ...], task: str, rounds: int, device: str
-) -> List[List[str]]:
+def benchmark(name: str, forms: List[str], case: Case, rounds: int) -> List[List[str]]:
     """One row of ``HEAD`` for each form of a model."""
-    seconds, outputs = time_forms(name, forms, size, task, rounds, device)
+    seconds, outputs = time_forms(name, forms, case, rounds)
     scale = outputs[0].abs().max()
     gc.collect()
-    memory = [in_new_process(measure_memory, name, form, size, task, device) for form in forms]
+    memory = [in_new_process(measure_memory, name, form, case) for form in forms]
     return [
         [
-            *(name, form, task, str(size[0])),
+            *(name, form, case.task, str(case.size[0])),
             f'{1000 * seconds[i]:.4g}',
-            f'{size[0] / seconds[i]:.4g}',
+            f'{case.size[0] / seconds[i]:.4g}',
             f'{seconds[0] / seconds[i]:.2f}',
             f'{memory[i]:.0f}',
             f'{memory[i] / memory[0]:.2f}',
@@ -270,14 +386,16 @@ def check(args: argparse.Namespace) -> None:
             raise UsageError(f'{name} is not in mmpretrain.list_models().')
     others = [name for name in args.models if not OURS.fullmatch(name)]
     for form in args.forms:
-        if args.task == 'training' and form in NOT_FOR_TRAINING:
+        if args.task == 'training' and form not in FOR_TRAINING:
             raise UsageError(f'form {form} cannot be trained: leave it out.')
         if form in PACKAGES:
             need(f'form {form}', *PACKAGES[form])
             if args.device != 'cpu':
                 raise UsageError(f'form {form} runs on the CPU here: add --device cpu.')
-        if form in OURS_ALONE and others:
+        if form not in NOT_OURS_ALONE and others:
             raise UsageError(f'{others[0]} has no form {form}: choose deep, deploy or optimized.')
+        if form in FOR_GPUS and args.device == 'cpu':
+            raise UsageError(f'form {form} is for GPUs: leave it out.')
 
 
 def main() -> None:
@@ -286,17 +404,17 @@ def main() -> None:
     check(args)
     log_errors_only()
     print(
-        f'{describe_machine(args.device)}, images of {args.shape[0]}x{args.shape[1]}, medians of '
-        f'{args.rounds}\n',
+        f'{describe_machine(args.device)}, {args.precision}, {args.layout}, images of '
+        f'{args.shape[0]}x{args.shape[1]}, medians of {args.rounds}\n',
         flush=True,
     )
     rows = []
 
     def cells() -> Iterator[List[str]]:
         for batch_size in args.batch_size:
-            size = (batch_size, 3, *args.shape)
+            case = make_case(args, batch_size, args.task)
             for name in args.models:
-                found = benchmark(name, args.forms, size, args.task, args.rounds, args.device)
+                found = benchmark(name, args.forms, case, args.rounds)
                 rows.extend(found)
                 yield from found
 

@@ -24,11 +24,11 @@ from mmvanilla.cli.timing import describe_machine
 from mmvanilla.errors import UsageError
 
 sys.path.insert(0, str(Path(__file__).parents[1] / 'analysis_tools'))
-from benchmark import time_forms  # noqa: E402  a tool beside this folder
+from benchmark import add_case, make_case, time_forms  # noqa: E402  a tool beside this folder
 
 PUBLISHED = Path(__file__).with_name('table4.csv')
 QUOTED_LATENCY = 'latency on A100 (ms)'
-FORMS = ('deep', 'deploy', 'optimized')
+FORMS = ('deep', 'deploy', 'graph', 'optimized')
 AREA = {'depth': 6, 'parameters (M)': 4}  # circle area in square points per layer or million
 
 Row = Dict[str, str]
@@ -36,10 +36,13 @@ Row = Dict[str, str]
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--forms', nargs='+', choices=FORMS, default=list(FORMS))
+    parser.add_argument(
+        '--forms', nargs='+', choices=FORMS, default=['deep', 'deploy', 'optimized']
+    )
     parser.add_argument('--batch-size', type=int, default=1)
     parser.add_argument('--shape', type=int, nargs=2, default=(224, 224), metavar=('H', 'W'))
     parser.add_argument('--rounds', type=int, default=10, help='how many times each is timed')
+    add_case(parser)
     add_device(parser)
     parser.add_argument('--csv', type=Path, help='file for the numbers')
     parser.add_argument('--figure3', type=figure_file, help='file (.png, .pdf, .svg) for Figure 3')
@@ -48,12 +51,12 @@ def parse_args() -> argparse.Namespace:
 
 def measure(rows: Sequence[Row], args: argparse.Namespace) -> Iterator[Row]:
     """The paper's rows, with the milliseconds of each form; '' for models that mmpretrain lacks."""
-    size = (args.batch_size, 3, *args.shape)
+    case = make_case(args, args.batch_size, 'inference')
     for row in rows:
         name = row.pop('mmpretrain')
         seconds = [None] * len(args.forms)
         if name:
-            seconds, _ = time_forms(name, args.forms, size, 'inference', args.rounds, args.device)
+            seconds, _ = time_forms(name, args.forms, case, args.rounds)
             gc.collect()
         for form, mine in zip(args.forms, seconds):
             row[f'{form} (ms)'] = '' if mine is None else f'{1000 * mine:.4g}'
