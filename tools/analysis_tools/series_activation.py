@@ -2,6 +2,7 @@
 
 The limit is the longer of two times: each map read or written once at the speed of a large copy,
 and the arithmetic of the convolution at the speed of a large matrix product; both are measured too.
+On a GPU, *fused* is ReLU and convolution in one Triton kernel.
 """
 
 import argparse
@@ -43,11 +44,26 @@ def measure_speeds(dtype: torch.dtype, rounds: int, device: str) -> Tuple[float,
     return 2 * source.numel() * source.element_size() / copying, 2 * 2048**3 / multiplying
 
 
-def make_parts(channels: int, act_num: int) -> Dict[str, nn.Module]:
-    depthwise = nn.Conv2d(
-        *(channels, channels, 2 * act_num + 1), padding=act_num, groups=channels, bias=False
-    )
-    return {'ReLU': nn.ReLU(), 'depthwise': depthwise, 'norm': nn.BatchNorm2d(channels)}
+class Fused(nn.Conv2d):
+    """The depthwise convolution of a ReLU, in one kernel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        from fused_activation import relu_depthwise  # needs Triton
+
+        return relu_depthwise(x, self.weight, self.bias)
+
+
+def make_parts(channels: int, act_num: int, device: str) -> Dict[str, nn.Module]:
+    size = (channels, channels, 2 * act_num + 1)
+    options = dict(padding=act_num, groups=channels, bias=False)
+    parts = {
+        'ReLU': nn.ReLU(),
+        'depthwise': nn.Conv2d(*size, **options),
+        'norm': nn.BatchNorm2d(channels),
+    }
+    if device == 'cuda':
+        parts['fused'] = Fused(*size, **options)
+    return parts
 
 
 def make_passes(part: nn.Module, x: Tensor) -> Dict[str, Callable[[], object]]:
@@ -81,14 +97,14 @@ def main() -> None:
             for layout, memory_format in LAYOUTS.items():
                 x = torch.randn(args.batch_size, channels, size, size, dtype=dtype, device=device)
                 x = x.contiguous(memory_format=memory_format)
-                for part, module in make_parts(channels, args.act_num).items():
+                for part, module in make_parts(channels, args.act_num, device).items():
                     module = module.to(device, dtype)
                     for which, function in make_passes(module, x).items():
                         passes[part, layout, which] = function
             times = time_by_turns(list(passes.values()), args.rounds, device=device)
             for (part, layout, which), seconds in zip(passes, times):
                 bytes_moved = x.numel() * x.element_size() * (2 if which == 'forward' else 3)
-                taps = (2 * args.act_num + 1) ** 2 if part == 'depthwise' else 0
+                taps = (2 * args.act_num + 1) ** 2 if part in ('depthwise', 'fused') else 0
                 operations = x.numel() * 2 * taps * (1 if which == 'forward' else 2)
                 limits = {'bytes': bytes_moved / bandwidth, 'flops': operations / arithmetic}
                 by = max(limits, key=limits.get)

@@ -1,4 +1,7 @@
-"""ReLU and depthwise convolution in one Triton kernel, forward and backward, for GPUs."""
+"""ReLU and depthwise convolution of the series activation in one Triton kernel, for GPUs.
+
+The network does not use it: ``series_activation.py`` measures whether it is faster than PyTorch.
+"""
 
 from typing import Optional, Tuple
 
@@ -24,16 +27,28 @@ def _place(block, sizes, strides, BLOCK: tl.constexpr):
 
 @triton.jit
 def _convolve(
-    x, gradient, weight, bias, out, number, channels, height, width,
-    stride_n, stride_c, stride_h, stride_w,
-    KERNEL: tl.constexpr, IS_BACKWARD: tl.constexpr, HAS_BIAS: tl.constexpr,
-    PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
-):  # fmt: skip
+    x,
+    gradient,
+    weight,
+    bias,
+    out,
+    number,
+    channels,
+    height,
+    width,
+    stride_n,
+    stride_c,
+    stride_h,
+    stride_w,
+    KERNEL: tl.constexpr,
+    IS_BACKWARD: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    PIXELS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
     """``conv(relu(x))``, or the gradient of x: the mirrored convolution of that of the outputs."""
     strides = (stride_n, stride_c, stride_h, stride_w)
-    row, column, offset, exists = _place(
-        tl.program_id(0), (number, height, width), strides, PIXELS
-    )
+    row, column, offset, exists = _place(tl.program_id(0), (number, height, width), strides, PIXELS)
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     is_channel = channel < channels
     places = offset[:, None] + channel[None, :] * stride_c
@@ -64,10 +79,22 @@ def _convolve(
 
 @triton.jit
 def _weight_gradient(
-    x, gradient, out, number, channels, height, width,
-    stride_n, stride_c, stride_h, stride_w,
-    KERNEL: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr, STEPS: tl.constexpr,
-):  # fmt: skip
+    x,
+    gradient,
+    out,
+    number,
+    channels,
+    height,
+    width,
+    stride_n,
+    stride_c,
+    stride_h,
+    stride_w,
+    KERNEL: tl.constexpr,
+    PIXELS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    STEPS: tl.constexpr,
+):
     """A part of the gradient (parts, KERNEL * KERNEL, C) of the weights: some pixels of one tap."""
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     is_channel = channel < channels
@@ -95,7 +122,9 @@ def _blocks(x: Tensor) -> Tuple[int, int]:
     return (PIXELS, CHANNELS) if x.stride(1) == 1 else (16 * PIXELS, 1)
 
 
-def _launch(x: Tensor, gradient: Optional[Tensor], weight: Tensor, bias: Optional[Tensor]) -> Tensor:
+def _launch(
+    x: Tensor, gradient: Optional[Tensor], weight: Tensor, bias: Optional[Tensor]
+) -> Tensor:
     out = torch.empty_like(x)
     number, channels, height, width = x.shape
     pixels, at_once = _blocks(x)
@@ -126,9 +155,8 @@ class _ReluDepthwise(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient: Tensor) -> Tuple[Optional[Tensor], ...]:
         x, weight = ctx.saved_tensors
-        gradient = gradient.to(x.dtype).as_strided(x.shape, x.stride()) if (
-            gradient.stride() == x.stride()
-        ) else torch.empty_like(x).copy_(gradient)
+        if gradient.stride() != x.stride():
+            gradient = torch.empty_like(x).copy_(gradient)
         of_x = of_weight = of_bias = None
         if ctx.needs_input_grad[0]:
             of_x = _launch(x, gradient, weight, None)
@@ -137,7 +165,9 @@ class _ReluDepthwise(torch.autograd.Function):
             kernel = weight.shape[-1]
             pixels, at_once = _blocks(x)
             blocks = triton.cdiv(number * height * width, pixels)
-            parts = x.new_empty((min(PARTS, blocks), kernel * kernel, channels), dtype=torch.float32)
+            parts = x.new_empty(
+                (min(PARTS, blocks), kernel * kernel, channels), dtype=torch.float32
+            )
             _weight_gradient[(len(parts), triton.cdiv(channels, at_once), kernel * kernel)](
                 x,
                 gradient,
