@@ -16,14 +16,13 @@ from mmvanilla.checkpoint import (
     reserve_folder,
 )
 from mmvanilla.cli.checks import (
-    check_amp,
     check_channels,
     check_classes,
     check_data,
     check_pretrained,
 )
 from mmvanilla.cli.options import load_config, make_parser, one_sentence_errors
-from mmvanilla.cli.running import STARTERS, build_runner, drop_pretrained
+from mmvanilla.cli.running import STARTERS, build_runner, drop_pretrained, use_amp
 from mmvanilla.config import class_of, scope_of
 from mmvanilla.errors import UsageError
 from mmvanilla.models.loading.official import is_official_state_dict
@@ -48,9 +47,7 @@ def parse_args() -> argparse.Namespace:
 
 def merge_train_options(cfg: Config, args: argparse.Namespace) -> None:
     if args.amp:
-        check_amp()
-        cfg.optim_wrapper.type = 'AmpOptimWrapper'
-        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+        use_amp(cfg)
     if args.auto_scale_lr:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
             raise UsageError('--auto-scale-lr needs auto_scale_lr.base_batch_size in the config.')

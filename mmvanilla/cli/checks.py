@@ -6,7 +6,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Iterator, Optional, Tuple, get_type_hints
 
-import torch
 from mmengine.config import Config
 from mmengine.registry import DATASETS, METRICS, MODELS, OPTIMIZERS
 from mmengine.runner import Runner
@@ -226,9 +225,3 @@ def check_data(cfg: Config, *parts: str) -> None:
                         f'no data at {path}: {hint}, or name another place in --cfg-options '
                         '(data_root of the data sets, ann_file of the evaluators).'
                     )
-
-
-def check_amp() -> None:
-    """Raises UsageError if there is no GPU, which AmpOptimWrapper needs."""
-    if not torch.cuda.is_available():
-        raise UsageError('--amp needs a GPU: leave it out on a CPU.')

@@ -95,6 +95,14 @@ def drop_pretrained(cfg: Config) -> None:
             part['pretrained'] = None
 
 
+def use_amp(cfg: Config) -> None:
+    """Makes training use automatic mixed precision; UsageError without a GPU, which it needs."""
+    if not torch.cuda.is_available():
+        raise UsageError('--amp needs a GPU: leave it out on a CPU.')
+    cfg.optim_wrapper.type = 'AmpOptimWrapper'
+    cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+
+
 def build_model(cfg: Config) -> nn.Module:
     """The model of a config with its data preprocessor, as a runner builds it.
 

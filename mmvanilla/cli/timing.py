@@ -21,9 +21,14 @@ def time_by_turns(
         warmup: How many times each is called before that.
         device: 'cuda' for functions that queue work on a GPU, which then measures itself.
     """
-    seconds = _seconds_on_gpu if device == 'cuda' else _seconds
+    seconds = stopwatch(device)
     times = [[seconds(function) for function in functions] for _ in range(warmup + rounds)]
     return [median(mine) for mine in zip(*times[warmup:])]
+
+
+def stopwatch(device: str) -> Callable[[Callable[[], Any]], float]:
+    """What calls a function and returns its seconds, on a GPU those of the work that it queues."""
+    return _seconds_on_gpu if device == 'cuda' else _seconds
 
 
 def _seconds(function: Callable[[], Any]) -> float:

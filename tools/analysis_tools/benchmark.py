@@ -79,10 +79,10 @@ class Case(NamedTuple):
 
     Attributes:
         size: Of a batch of images, (N, C, H, W).
-        task: 'inference' or 'training'.
+        task: 'inference', 'training' or 'detection'.
         device: 'cpu' or 'cuda'.
-        precision: One of ``PRECISIONS``. Inference computes in it throughout; training in float16
-            and bfloat16 uses torch's automatic mixed precision.
+        precision: One of ``PRECISIONS``. Inference computes in it throughout; training and
+            detection in float16 and bfloat16 use torch's automatic mixed precision.
         layout: One of ``LAYOUTS``, of images and networks.
     """
 
@@ -105,6 +105,11 @@ class Case(NamedTuple):
         """A batch of random images."""
         return self.put(torch.rand(self.size, device=self.device))
 
+    def autocast(self) -> torch.autocast:
+        """Automatic mixed precision, if the precision has half as many bits."""
+        half = self.dtype != torch.float32
+        return torch.autocast(self.device, self.dtype if half else None, enabled=half)
+
 
 def set_precision(precision: str) -> None:
     """Whether a GPU may round to TF32; by default torch does so in convolutions alone."""
@@ -120,7 +125,7 @@ def add_case(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--layout', choices=LAYOUTS, default='contiguous')
 
 
-def make_case(args: argparse.Namespace, batch_size: int, task: str) -> Case:
+def make_case(args: argparse.Namespace, size: Tuple[int, ...], task: str) -> Case:
     """The case that options name.
 
     Raises:
@@ -128,7 +133,6 @@ def make_case(args: argparse.Namespace, batch_size: int, task: str) -> Case:
     """
     if args.device == 'cpu' and args.precision in ('tf32', 'float16'):
         raise UsageError(f'--precision {args.precision} is for GPUs: leave it out.')
-    size = (batch_size, 3, *args.shape)
     return Case(size, task, args.device, args.precision, args.layout)
 
 
@@ -301,12 +305,11 @@ def make_step(model: nn.Module, images: Tensor, case: Case) -> Callable[[], Any]
     model.train()
     labels = torch.arange(len(images), device=images.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
-    half = case.dtype != torch.float32
     scaler = torch.cuda.amp.GradScaler(enabled=case.dtype == torch.float16)
 
     def step() -> None:
         optimizer.zero_grad()
-        with torch.autocast(case.device, case.dtype if half else None, enabled=half):
+        with case.autocast():
             loss = F.cross_entropy(model(images), labels)
         scaler.scale(loss).backward()
         scaler.step(optimizer)
@@ -412,7 +415,7 @@ def main() -> None:
 
     def cells() -> Iterator[List[str]]:
         for batch_size in args.batch_size:
-            case = make_case(args, batch_size, args.task)
+            case = make_case(args, (batch_size, 3, *args.shape), args.task)
             for name in args.models:
                 found = benchmark(name, args.forms, case, args.rounds)
                 rows.extend(found)

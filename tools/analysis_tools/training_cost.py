@@ -22,7 +22,7 @@ from mmvanilla.cli.options import (
     one_sentence_errors,
     read_config,
 )
-from mmvanilla.cli.running import build_model, image_channels
+from mmvanilla.cli.running import build_model, image_channels, use_amp
 from mmvanilla.cli.tables import print_table
 from mmvanilla.cli.timing import describe_machine, time_by_turns
 from mmvanilla.config import nested_dicts, scope_of
@@ -45,6 +45,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--tflops', type=float, help='Tflop/s that a device is assumed to sustain in training'
     )
+    parser.add_argument('--amp', action='store_true', help='automatic mixed precision, float16')
     add_device(parser)
     parser.add_argument(
         '--images', type=int, help='training images of the data set, if not ImageNet or COCO'
@@ -131,6 +132,8 @@ def main() -> None:
     log_errors_only()
     configs = {path: read_config(path) for path in args.config}
     for path, cfg in configs.items():
+        if args.amp:
+            use_amp(cfg)
         if not (args.images or count_images(cfg)):
             raise UsageError(
                 f'{path} is for neither ImageNet nor COCO: give the number of images with --images.'

@@ -51,7 +51,7 @@ def parse_args() -> argparse.Namespace:
 
 def measure(rows: Sequence[Row], args: argparse.Namespace) -> Iterator[Row]:
     """The paper's rows, with the milliseconds of each form; '' for models that mmpretrain lacks."""
-    case = make_case(args, args.batch_size, 'inference')
+    case = make_case(args, (args.batch_size, 3, *args.shape), 'inference')
     for row in rows:
         name = row.pop('mmpretrain')
         seconds = [None] * len(args.forms)

@@ -2,20 +2,25 @@
 
 RetinaNet and Mask R-CNN with Swin-T and VanillaNet-13 (fused): parameters, multiply-accumulates,
 frames per second, measured in turns, and with --checkpoint the AP. Frames per second are measured
-with random weights, which find next to nothing, so what follows the heads costs little.
+with random weights, which find next to nothing, so what follows the heads costs little; its part of
+the time is printed too.
 """
 
 import argparse
 import sys
+from contextlib import ExitStack
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from statistics import median
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+from unittest.mock import patch
 
 import torch
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
+from mmengine.utils import apply_to
 from torch import nn
 
 from mmvanilla import switch_to_deploy
@@ -29,13 +34,14 @@ from mmvanilla.cli.options import (
 )
 from mmvanilla.cli.running import evaluate
 from mmvanilla.cli.tables import print_table, read_table
-from mmvanilla.cli.timing import describe_machine, time_by_turns
+from mmvanilla.cli.timing import describe_machine, stopwatch, time_by_turns
 from mmvanilla.errors import UsageError
 from mmvanilla.model_index import find_root
 from mmvanilla.models.loading.weights import load_weights, read_state_dict
 
 sys.path.insert(0, str(Path(__file__).parents[1] / 'analysis_tools'))
-from get_flops import count  # noqa: E402  a tool beside this folder
+from benchmark import Case, add_case, make_case, set_precision  # noqa: E402  beside this folder
+from get_flops import count  # noqa: E402
 
 Row = Dict[str, str]
 
@@ -47,7 +53,8 @@ PAPER_SHAPE = (1280, 800)
 AP = ('coco/bbox_mAP', 'coco/segm_mAP')
 HEAD = [
     *('config', 'series number', 'parameters (M)', 'MACs (G): layers', 'all', 'FPS'),
-    *('box AP', 'mask AP', 'published: parameters (M)', *list(PUBLISHED[0])[3:]),
+    *('post-processing (%)', 'box AP', 'mask AP'),
+    *('published: parameters (M)', *list(PUBLISHED[0])[3:]),
 ]
 
 
@@ -71,6 +78,7 @@ def parse_args() -> argparse.Namespace:
         'number decides the row. May be repeated',
     )
     add_cfg_options(parser)
+    add_case(parser)
     add_device(parser)
     args = parser.parse_args()
     if args.rounds < 1:
@@ -95,25 +103,66 @@ def make_config(row: Row, options: Optional[dict] = None) -> Config:
     return cfg
 
 
-def make_detector(cfg: Config, device: str) -> nn.Module:
+def heads_of(model: nn.Module) -> List[nn.Module]:
+    """The heads of a detector, which make boxes or masks of their outputs."""
+    return [module for module in model.modules() if hasattr(module, 'predict_by_feat')]
+
+
+def make_detector(cfg: Config, case: Case) -> nn.Module:
     """The fused detector with fresh weights."""
     model = MODELS.build(cfg.model)
     model.init_weights()
-    return switch_to_deploy(model, inplace=True).to(device)
+    for head in heads_of(model):  # MMCV's NMS takes float32 alone
+        head.register_forward_hook(lambda head, inputs, outputs: to_float32(outputs))
+    return case.put(switch_to_deploy(model, inplace=True))
+
+
+def to_float32(outputs: Any) -> Any:
+    """The outputs of a head in float32."""
+    return apply_to(outputs, lambda value: isinstance(value, torch.Tensor), torch.Tensor.float)
 
 
 def measure_fps(
-    models: List[nn.Module], shape: Tuple[int, int], rounds: int, device: str
-) -> List[float]:
-    """Frames per second of each model on one image, all taking turns; medians."""
-    image = torch.randint(0, 256, (3, *shape), dtype=torch.uint8)
+    models: List[nn.Module], rounds: int, case: Case
+) -> Tuple[List[float], List[float]]:
+    """Frames per second of each model on one image, all taking turns, and what part of the time
+    post-processing takes; medians."""
+    _, *shape = case.size
+    image = torch.randint(0, 256, case.size, dtype=torch.uint8)
     meta = dict(img_shape=shape, ori_shape=shape, scale_factor=(1.0, 1.0))
     data = dict(inputs=[image], data_samples=[DetDataSample(metainfo=meta)])
-    with torch.inference_mode():
-        seconds = time_by_turns(
-            [partial(model.test_step, data) for model in models], rounds, warmup=1, device=device
-        )
-    return [1 / each for each in seconds]
+    steps = [partial(model.test_step, data) for model in models]
+    set_precision(case.precision)
+    with torch.inference_mode(), case.autocast():
+        seconds = time_by_turns(steps, rounds, warmup=1, device=case.device)
+        parts = [
+            post_processing(model, step, rounds, case.device) for model, step in zip(models, steps)
+        ]
+    return [1 / each for each in seconds], parts
+
+
+def post_processing(model: nn.Module, step: Callable[[], Any], rounds: int, device: str) -> float:
+    """What part of a step its heads take to make boxes and masks of their outputs; the median."""
+    seconds, spent = stopwatch(device), []
+
+    def timed(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            results = []
+            spent.append(seconds(lambda: results.append(function(*args, **kwargs))))
+            return results[0]
+
+        return call
+
+    parts = []
+    with ExitStack() as stack:
+        for head in heads_of(model):
+            timer = timed(head.predict_by_feat)
+            stack.enter_context(patch.object(head, 'predict_by_feat', timer))
+        for _ in range(rounds):
+            spent.clear()
+            whole = seconds(step)
+            parts.append(sum(spent) / whole)
+    return median(parts)
 
 
 def layer_macs(counted: Dict[str, int]) -> int:
@@ -149,8 +198,9 @@ def make_rows(args: argparse.Namespace, shape: Tuple[int, int]) -> Iterator[List
     configs = [make_config(row, args.cfg_options) for row in PUBLISHED]
     checkpoints = find_rows(args.checkpoint, configs)
     counted = [count(cfg, PAPER_SHAPE, deploy=True) for cfg in configs]
-    models = [make_detector(cfg, args.device) for cfg in configs]
-    fps = measure_fps(models, shape, args.rounds, args.device)
+    case = make_case(args, (3, *shape), 'detection')
+    models = [make_detector(cfg, case) for cfg in configs]
+    fps, parts = measure_fps(models, args.rounds, case)
     del models
     for i, (row, cfg, found) in enumerate(zip(PUBLISHED, configs, counted)):
         cfg.launcher, cfg.work_dir = 'none', 'work_dirs/table5'
@@ -162,6 +212,7 @@ def make_rows(args: argparse.Namespace, shape: Tuple[int, int]) -> Iterator[List
             f'{layer_macs(found) / 1e9:.1f}',
             f'{found["macs"] / 1e9:.1f}',
             f'{fps[i]:.3g}',
+            f'{100 * parts[i]:.1f}',
             *(f'{100 * ap[key]:.1f}' if key in ap else None for key in AP),
             *list(row.values())[2:],
         ]
@@ -175,8 +226,8 @@ def main() -> None:
     first = next(rows)
     print(
         f'Parameters and MACs: fused, one image of {PAPER_SHAPE[0]}x{PAPER_SHAPE[1]}. FPS: fused, '
-        f'one image of {shape[0]}x{shape[1]}, median of {args.rounds}, '
-        f'{describe_machine(args.device)}.\n'
+        f'one image of {shape[0]}x{shape[1]}, {args.precision}, {args.layout}, median of '
+        f'{args.rounds}, {describe_machine(args.device)}.\n'
     )
     print_table(HEAD, chain([first], rows))
 
