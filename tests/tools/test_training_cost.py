@@ -48,3 +48,10 @@ def test_wrong_numbers(run_tool, capsys):
     with pytest.raises(SystemExit):
         run_tool(TOOL, 'configs/digits/vanillanet-6_digits.py', '--gpus', '0')
     assert '--gpus must be more than 0' in capsys.readouterr().err
+
+
+def test_amp_without_a_gpu(monkeypatch):
+    monkeypatch.setattr('torch.cuda.is_available', lambda: False)
+    config = 'configs/ablations/alexnet_deep_8xb32_in1k.py'
+    message = fail('analysis_tools/training_cost', config, '--amp', monkeypatch=monkeypatch)
+    assert '--amp needs a GPU' in message

@@ -325,26 +325,27 @@ def resident(kind: str) -> float:
 
 
 def measure_memory(name: str, form: str, case: Case) -> float:
-    """Peak memory (MiB) of a form's weights and two steps; in a process of its own."""
+    """Peak memory (MiB) of a form's weights and two steps; on a CPU, call it in a new process."""
     log_errors_only()
     set_precision(case.precision)
-    if case.device == 'cpu':  # freed memory is returned to the system at once
+    on_gpu = case.device == 'cuda'
+    if not on_gpu:  # freed memory is returned to the system at once
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**20)
     with meta_device():
         mmpretrain.get_model(name)  # imports much that is not part of the model
-    before = resident('VmRSS')
+    gc.collect()
+    before = torch.cuda.memory_allocated() / 2**20 if on_gpu else resident('VmRSS')
     model = FORMS[form](make_model(name), case)
     gc.collect()
-    if case.device == 'cuda':
+    if on_gpu:
         torch.cuda.reset_peak_memory_stats()
     else:
         Path('/proc/self/clear_refs').write_text('5')
     step = make_step(model, case.images(), case)
     for _ in range(2):
         step()
-    if case.device == 'cuda':
-        return torch.cuda.max_memory_allocated() / 2**20
-    return resident('VmHWM') - before
+    peak = torch.cuda.max_memory_allocated() / 2**20 if on_gpu else resident('VmHWM')
+    return peak - before
 
 
 def time_forms(
@@ -366,7 +367,10 @@ def benchmark(name: str, forms: List[str], case: Case, rounds: int) -> List[List
     seconds, outputs = time_forms(name, forms, case, rounds)
     scale = outputs[0].abs().max()
     gc.collect()
-    memory = [in_new_process(measure_memory, name, form, case) for form in forms]
+    in_process = (
+        measure_memory if case.device == 'cuda' else partial(in_new_process, measure_memory)
+    )
+    memory = [in_process(name, form, case) for form in forms]
     return [
         [
             *(name, form, case.task, str(case.size[0])),

@@ -8,107 +8,64 @@ tables that its commands print; --print shows them. Finished steps are not repea
 import argparse
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
 from datetime import date
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple
+from typing import Any, Dict, List
 
 ROOT = Path(__file__).parents[2]
 SITE = 'site'  # in the work dir: the installed wheels
 LIMIT = 590  # seconds of a step
-TOOLS, PAPER = 'tools/analysis_tools', 'tools/paper'
-OURS = [f'vanillanet-{arch}_in1k' for arch in ('5', '9', '13')]
-TRAINING = ['--task', 'training', '--batch-size', '32', '--rounds', '10']
-
-
-class Command(NamedTuple):
-    """A Python program of the repository and its arguments."""
-
-    program: str
-    arguments: List[str]
-
-
-def table4(precision: str, layout: str, forms: List[str]) -> Command:
-    options = ['--device', 'cuda', '--rounds', '50', '--precision', precision, '--layout', layout]
-    out = f'work_dirs/gpu/table4_{precision}_{layout}'
-    return Command(
-        f'{PAPER}/table4.py',
-        [*options, '--forms', *forms, '--csv', f'{out}.csv', '--figure3', f'{out}.png'],
-    )
-
-
-def training(precision: str, models: List[str], forms: List[str]) -> Command:
-    options = ['--device', 'cuda', *TRAINING, '--precision', precision, '--forms', *forms]
-    return Command(f'{TOOLS}/benchmark.py', [*models, *options])
-
-
-# In the order of their importance, should time be short.
-STEPS: Dict[str, List[Command]] = {
-    'tests': [Command('-m', ['pytest', '-m', 'gpu', 'tests/gpu'])],
-    'table4': [
-        table4(precision, layout, ['deploy', 'graph'])
-        for precision in ('float32', 'tf32', 'bfloat16')
-        for layout in ('contiguous', 'channels_last')
-    ],
+OURS = 'vanillanet-5_in1k vanillanet-9_in1k vanillanet-13_in1k'
+PRECISIONS = ('float32', 'tf32', 'bfloat16')
+TABLE4 = (
+    'tools/paper/table4.py --forms deploy graph --rounds 50 --precision {0} --layout {1} '
+    '--csv {{out}}/table4_{0}_{1}.csv --figure3 {{out}}/figure3_{0}_{1}.png'
+)
+TRAINING = 'tools/analysis_tools/benchmark.py {} --task training --batch-size 32 --precision {}'
+INFERENCE = f'tools/analysis_tools/benchmark.py {OURS} --rounds 50 --precision {{}} --forms '
+COST = 'tools/analysis_tools/training_cost.py '
+ABLATIONS = ' '.join(
+    str(path.relative_to(ROOT)) for path in sorted(ROOT.glob('configs/ablations/*_in1k.py'))
+)
+# Commands by step, without python; {out} is the work dir. In the order of their importance.
+STEPS: Dict[str, List[str]] = {
+    'tests': ['-m pytest -m gpu tests/gpu'],
+    'table4': [TABLE4.format(precision, 'contiguous') for precision in PRECISIONS],
     'training': [
-        training('float32', OURS, ['plain', 'deep', 'merged']),
-        training('float16', OURS, ['plain', 'deep', 'merged']),
-        training('bfloat16', OURS, ['plain', 'deep', 'merged']),
-        training(
-            'bfloat16',
-            OURS[-1:],
-            ['plain', 'deep-cp', 'merged', 'merged-cp', 'merged-compiled'],
-        ),
+        *(TRAINING.format(OURS, precision) for precision in ('float32', 'float16', 'bfloat16')),
+        TRAINING.format('vanillanet-13_in1k', 'bfloat16')
+        + ' --forms plain deep-cp merged merged-cp merged-compiled',
     ],
     'table5': [
-        Command(f'{PAPER}/table5.py', ['--device', 'cuda', '--rounds', '50', *options])
-        for options in ([], ['--precision', 'tf32'], ['--precision', 'float16'])
+        f'tools/paper/table5.py --rounds 50 {options}'
+        for options in (
+            '',
+            '--precision tf32',
+            '--precision float16',
+            # As many boxes as there can be, instead of next to none
+            '--cfg-options model.test_cfg.score_thr=0.0 model.test_cfg.rcnn.score_thr=0.0',
+        )
     ],
     'activation': [
-        Command(
-            f'{TOOLS}/series_activation.py',
-            ['--device', 'cuda', '--rounds', '30', '--dtypes', 'float32', 'float16', 'bfloat16'],
-        )
+        'tools/analysis_tools/series_activation.py --rounds 30 --dtypes float32 float16 bfloat16'
     ],
+    'table4-channels-last': [TABLE4.format(precision, 'channels_last') for precision in PRECISIONS],
     'inference': [
-        Command(
-            f'{TOOLS}/benchmark.py',
-            [
-                *(*OURS, '--device', 'cuda', '--rounds', '50', '--precision', precision),
-                *('--forms', 'plain-deploy', 'plain-graph', 'deploy', 'graph', 'optimized'),
-            ],
-        )
-        for precision in ('tf32', 'bfloat16')
+        INFERENCE.format(precision) + 'plain-deploy plain-graph deploy graph optimized'
+        for precision in PRECISIONS
     ],
     'costs': [
-        Command(
-            f'{TOOLS}/training_cost.py',
-            [
-                *map(str, sorted(ROOT.glob('configs/ablations/*_in1k.py'))),
-                'configs/imagenet/vanillanet-6_8xb128_in1k.py',
-                *('--device', 'cuda', '--batch-size', '64'),
-            ],
-        ),
-        Command(
-            f'{TOOLS}/training_cost.py',
-            [
-                'configs/retinanet_vanillanet13.py',
-                'configs/mask_rcnn_vanillanet13.py',
-                *('--device', 'cuda', '--batch-size', '2'),
-            ],
-        ),
-    ],
+        f'{COST}{ABLATIONS} configs/imagenet/vanillanet-6_8xb128_in1k.py --batch-size 64{amp}'
+        for amp in ('', ' --amp')
+    ]
+    + [f'{COST}configs/retinanet_vanillanet13.py configs/mask_rcnn_vanillanet13.py --batch-size 2'],
     'amp': [
-        Command('tools/dataset_converters/digits_to_coco.py', ['data/digits']),
-        Command(
-            'tools/train.py',
-            [
-                'configs/digits/retinanet_vanillanet-6_digits.py',
-                *('--amp', '--work-dir', 'work_dirs/gpu/amp'),
-            ],
-        ),
+        'tools/dataset_converters/digits_to_coco.py data/digits',
+        'tools/train.py configs/digits/retinanet_vanillanet-6_digits.py --amp --work-dir {out}/amp',
     ],
 }
 
@@ -151,12 +108,12 @@ def read_tables(text: str) -> List[List[List[str]]]:
     return tables
 
 
-def run(command: Command, seconds: float, environment: Dict[str, str]) -> Dict[str, Any]:
+def run(command: str, seconds: float, environment: Dict[str, str]) -> Dict[str, Any]:
     """What a command printed, how it ended (None: at the limit), and how long it took."""
     start = time.perf_counter()
     try:
         ended = subprocess.run(
-            [sys.executable, command.program, *command.arguments],
+            [sys.executable, *shlex.split(command)],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             cwd=ROOT,
@@ -168,7 +125,7 @@ def run(command: Command, seconds: float, environment: Dict[str, str]) -> Dict[s
         code, output = None, error.output or b''
     text = output.decode(errors='replace')
     return dict(
-        command=' '.join(['python', command.program, *command.arguments]),
+        command=f'python {command}',
         code=code,
         seconds=round(time.perf_counter() - start, 1),
         tables=read_tables(text),
@@ -185,7 +142,8 @@ def do_step(step: str, work_dir: Path, environment: Dict[str, str]) -> bool:
     end = time.perf_counter() + LIMIT
     found = dict(step=step, date=date.today().isoformat(), is_whole=False, commands=[])
     for command in STEPS[step]:
-        print(f'{step}: {" ".join(command.arguments)}', flush=True)
+        command = command.format(out=shlex.quote(str(work_dir)))
+        print(f'{step}: {command}', flush=True)
         found['commands'].append(run(command, end - time.perf_counter(), environment))
         found['is_whole'] = len(found['commands']) == len(STEPS[step]) and all(
             each['code'] == 0 for each in found['commands']
@@ -215,8 +173,9 @@ def main() -> None:
             if (args.work_dir / f'{step}.json').exists():
                 print_step(args.work_dir / f'{step}.json')
         return
-    args.work_dir.mkdir(parents=True, exist_ok=True)
-    site = (args.work_dir / SITE).resolve()
+    work_dir = args.work_dir.resolve()
+    work_dir.mkdir(parents=True, exist_ok=True)
+    site = work_dir / SITE
     if args.wheels:
         install(args.wheels, site)
     paths = [str(ROOT), str(site), os.environ.get('PYTHONPATH', '')]
@@ -225,7 +184,7 @@ def main() -> None:
         'PYTHONPATH': os.pathsep.join(filter(None, paths)),
         'CUDA_VISIBLE_DEVICES': os.environ.get('CUDA_VISIBLE_DEVICES', '0'),
     }
-    failed = [step for step in args.steps if not do_step(step, args.work_dir, environment)]
+    failed = [step for step in args.steps if not do_step(step, work_dir, environment)]
     if failed:
         sys.exit(f'not whole: {", ".join(failed)}. The same command does them again.')
 
