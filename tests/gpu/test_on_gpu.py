@@ -12,6 +12,7 @@ from helpers.pairs import zip_equal
 from helpers.small_run import Classifier, Record, make_runner
 from mmengine.hooks import Hook
 from torch.distributed import destroy_process_group, init_process_group
+from torch.nn import functional as F
 
 from mmvanilla import (
     VanillaNet,
@@ -190,3 +191,32 @@ def test_sync_norms(one_process):
         expected = model.eval()(X.to(DEVICE))
         for got, each in zip_equal(switch_to_deploy(model)(X.to(DEVICE)), expected):
             assert relative_error(got, each) < 1e-4
+
+
+@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(
+    ('dtype', 'tolerance'), [(torch.float32, 1e-5), (torch.float16, 0.01), (torch.bfloat16, 0.05)]
+)
+def test_fused_activation(dtype, tolerance, layout):
+    """The Triton kernel, forward and backward, against float64."""
+    fused_activation = pytest.importorskip('fused_activation')
+    generator = torch.Generator().manual_seed(0)
+    tensors = [
+        torch.randn(2, 40, 15, 14, generator=generator).contiguous(memory_format=layout),
+        torch.randn(40, 1, 7, 7, generator=generator),
+        torch.randn(40, generator=generator),
+    ]
+    tensors = [tensor.to(DEVICE, dtype) for tensor in tensors]
+
+    def activate(x, weight, bias):
+        return F.conv2d(x.relu(), weight, bias, padding=3, groups=40)
+
+    def with_gradients(function, tensors):
+        tensors = [tensor.detach().requires_grad_() for tensor in tensors]
+        out = function(*tensors)
+        return [out.detach(), *torch.autograd.grad(out.double().square().mean(), tensors)]
+
+    got = with_gradients(fused_activation.relu_depthwise, tensors)
+    expected = with_gradients(activate, [tensor.double() for tensor in tensors])
+    for one, other in zip_equal(got, expected):
+        assert relative_error(one.double(), other) < tolerance

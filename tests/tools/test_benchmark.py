@@ -3,7 +3,7 @@ import csv
 import benchmark
 import pytest
 import torch
-from helpers.programs import fail
+from helpers.programs import fail, parse
 
 TOOL = 'tools/analysis_tools/benchmark.py'
 
@@ -83,7 +83,7 @@ def test_only_tf32_rounds_to_it(precision, rounding):
 def test_series_activation(run_tool, capsys):
     options = ['--batch-size', '1', '--rounds', '1']
     run_tool('tools/analysis_tools/series_activation.py', *options)
-    rows = [line.split() for line in capsys.readouterr().out.splitlines() if '@' in line]
+    rows = parse(capsys.readouterr().out)
     assert len(rows) == 4 * 2 * 3 * 2  # maps, layouts, parts, passes
     for *_, milliseconds, limit, times in rows:
         assert float(milliseconds) > 0 and float(limit) > 0 and float(times) > 0

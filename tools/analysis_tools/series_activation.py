@@ -7,12 +7,14 @@ On a GPU, *fused* is ReLU and convolution in one Triton kernel.
 
 import argparse
 from functools import partial
-from typing import Callable, Dict, Tuple
+from itertools import chain
+from typing import Callable, Dict, Iterator, List, Tuple
 
 import torch
 from torch import Tensor, nn
 
 from mmvanilla.cli.options import add_device, one_sentence_errors
+from mmvanilla.cli.tables import print_table
 from mmvanilla.cli.timing import describe_machine, time_by_turns
 from mmvanilla.errors import UsageError
 
@@ -20,7 +22,7 @@ from mmvanilla.errors import UsageError
 MAPS = [(512, 56), (1024, 28), (2048, 14), (4096, 7)]
 DTYPES = {'float32': torch.float32, 'float16': torch.float16, 'bfloat16': torch.bfloat16}
 LAYOUTS = {'contiguous': torch.contiguous_format, 'channels_last': torch.channels_last}
-ROW = '{:>10} {:9} {:13} {:9} {:8} {:>9} {:>9} {:>7}'
+HEAD = ('map', 'part', 'layout', 'pass', 'limited by', 'ms', 'limit (ms)', 'times the limit')
 
 
 def parse_args() -> argparse.Namespace:
@@ -78,45 +80,46 @@ def make_passes(part: nn.Module, x: Tensor) -> Dict[str, Callable[[], object]]:
     }
 
 
+def measure(name: str, args: argparse.Namespace) -> Iterator[List[str]]:
+    """The rows of ``HEAD`` in a dtype."""
+    dtype, device = DTYPES[name], args.device
+    bandwidth, arithmetic = measure_speeds(dtype, args.rounds, device)
+    print(f'\n{name}: {bandwidth / 1e9:.1f} GB/s, {arithmetic / 1e9:.0f} Gflop/s\n', flush=True)
+    for channels, size in MAPS:
+        passes = {}
+        for layout, memory_format in LAYOUTS.items():
+            x = torch.randn(args.batch_size, channels, size, size, dtype=dtype, device=device)
+            x = x.contiguous(memory_format=memory_format)
+            for part, module in make_parts(channels, args.act_num, device).items():
+                module = module.to(device, dtype)
+                for which, function in make_passes(module, x).items():
+                    passes[part, layout, which] = function
+        times = time_by_turns(list(passes.values()), args.rounds, device=device)
+        for (part, layout, which), seconds in zip(passes, times):
+            bytes_moved = x.numel() * x.element_size() * (2 if which == 'forward' else 3)
+            taps = (2 * args.act_num + 1) ** 2 if part in ('depthwise', 'fused') else 0
+            operations = x.numel() * 2 * taps * (1 if which == 'forward' else 2)
+            limits = {'bytes': bytes_moved / bandwidth, 'flops': operations / arithmetic}
+            by = max(limits, key=limits.get)
+            yield [
+                *(f'{channels}@{size}', part, layout, which, by),
+                *(f'{1000 * each:.3f}' for each in (seconds, limits[by])),
+                f'{seconds / limits[by]:.1f}',
+            ]
+
+
 def main() -> None:
     args = parse_args()
-    device = args.device
-    if device == 'cpu' and 'float16' in args.dtypes:
+    if args.device == 'cpu' and 'float16' in args.dtypes:
         raise UsageError('float16 is for GPUs: choose float32 or bfloat16.')
     print(
-        f'{describe_machine(device)}, batch {args.batch_size}, n = {args.act_num}, medians of '
+        f'{describe_machine(args.device)}, batch {args.batch_size}, n = {args.act_num}, medians of '
         f'{args.rounds}'
     )
     for name in args.dtypes:
-        dtype = DTYPES[name]
-        bandwidth, arithmetic = measure_speeds(dtype, args.rounds, device)
-        print(f'\n{name}: {bandwidth / 1e9:.1f} GB/s, {arithmetic / 1e9:.0f} Gflop/s')
-        print(ROW.format('map', 'part', 'layout', 'pass', '', 'ms', 'limit', 'times'))
-        for channels, size in MAPS:
-            passes = {}
-            for layout, memory_format in LAYOUTS.items():
-                x = torch.randn(args.batch_size, channels, size, size, dtype=dtype, device=device)
-                x = x.contiguous(memory_format=memory_format)
-                for part, module in make_parts(channels, args.act_num, device).items():
-                    module = module.to(device, dtype)
-                    for which, function in make_passes(module, x).items():
-                        passes[part, layout, which] = function
-            times = time_by_turns(list(passes.values()), args.rounds, device=device)
-            for (part, layout, which), seconds in zip(passes, times):
-                bytes_moved = x.numel() * x.element_size() * (2 if which == 'forward' else 3)
-                taps = (2 * args.act_num + 1) ** 2 if part in ('depthwise', 'fused') else 0
-                operations = x.numel() * 2 * taps * (1 if which == 'forward' else 2)
-                limits = {'bytes': bytes_moved / bandwidth, 'flops': operations / arithmetic}
-                by = max(limits, key=limits.get)
-                print(
-                    ROW.format(
-                        f'{channels}@{size}',
-                        *(part, layout, which, by),
-                        *(f'{1000 * t:.2f}' for t in (seconds, limits[by])),
-                        f'{seconds / limits[by]:.1f}',
-                    ),
-                    flush=True,
-                )
+        rows = measure(name, args)
+        first = next(rows)
+        print_table(HEAD, chain([first], rows))
 
 
 if __name__ == '__main__':
