@@ -305,7 +305,9 @@ def make_step(model: nn.Module, images: Tensor, case: Case) -> Callable[[], Any]
     model.train()
     labels = torch.arange(len(images), device=images.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
-    scaler = torch.cuda.amp.GradScaler(enabled=case.dtype == torch.float16)
+    # torch < 2.3 has only the latter.
+    make_scaler = getattr(torch.amp, 'GradScaler', torch.cuda.amp.GradScaler)
+    scaler = make_scaler(enabled=case.dtype == torch.float16)
 
     def step() -> None:
         optimizer.zero_grad()
