@@ -19,7 +19,7 @@ def time_by_turns(
         functions: What to time.
         rounds: How many times each is timed.
         warmup: How many times each is called before that.
-        device: 'cuda' for functions that queue work on a GPU, which then measures itself.
+        device: 'cuda' for functions that queue work on a GPU, whose clock then measures.
     """
     seconds = stopwatch(device)
     times = [[seconds(function) for function in functions] for _ in range(warmup + rounds)]
@@ -27,7 +27,7 @@ def time_by_turns(
 
 
 def stopwatch(device: str) -> Callable[[Callable[[], Any]], float]:
-    """What calls a function and returns its seconds, on a GPU those of the work that it queues."""
+    """What calls a function and returns its seconds, with those of the work that it queues."""
     return _seconds_on_gpu if device == 'cuda' else _seconds
 
 
@@ -38,7 +38,7 @@ def _seconds(function: Callable[[], Any]) -> float:
 
 
 def _seconds_on_gpu(function: Callable[[], Any]) -> float:
-    """From the moment the idle GPU is given the function's work until it has done it."""
+    """By the clock of a GPU, which is idle before: pauses between the kernels count too."""
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda.synchronize()
     start.record()

@@ -70,3 +70,16 @@ def test_figure_of_another_format(run_tool, capsys):
     with pytest.raises(SystemExit):
         run_tool(TOOL, '--figure3', 'a.csv')
     assert 'a.csv does not name a picture: end it with .png' in capsys.readouterr().err
+
+
+def test_graph_on_a_cpu(monkeypatch):
+    message = fail('paper/table4', '--forms', 'graph', '--device', 'cpu', monkeypatch=monkeypatch)
+    assert 'form graph is for GPUs' in message
+
+
+def test_swin_computes_in_bfloat16():
+    """Although mmpretrain makes its masks in float32."""
+    case = table4.Case((1, 3, 224, 224), 'inference', 'cpu', 'bfloat16')
+    (name,) = (row['mmpretrain'] for row in ROWS if row['model'] == 'Swin-T')
+    (seconds,), (outputs,) = table4.time_forms(name, ['deploy'], case, 1)
+    assert seconds > 0 and outputs.isfinite().all()

@@ -1,5 +1,6 @@
 """Table 5 of the paper: sizes of its four models, and the tool that prints ours beside it."""
 
+import copy
 import json
 import sys
 from contextlib import nullcontext
@@ -11,6 +12,8 @@ from mmengine.registry import MODELS, init_default_scope
 
 from mmvanilla import UsageError
 from mmvanilla.compatibility import meta_device
+
+MASK_RCNN = 'configs/mask_rcnn_vanillanet13.py'
 
 
 def test_parameters():
@@ -83,3 +86,16 @@ def test_table(trained, digits, monkeypatch, capsys, tmp_path):
     assert row['box AP'] == '4'  # the last column of this name is the published one
     measured = 100 * json.loads(result.read_text())['coco/bbox_mAP']
     assert [cell.strip() for cell in lines[2].strip('|').split('|')][7] == f'{measured:.1f}'
+
+
+@pytest.mark.parametrize('precision', ['float32', 'bfloat16'])
+def test_boxes_and_masks_in_other_precisions(precision, narrow_configs):
+    """All that follows the heads is computed in float32, of which the time is measured."""
+    row = [row['config'] for row in table5.PUBLISHED].index(MASK_RCNN)
+    config = copy.deepcopy(narrow_configs[row])
+    config.model.neck.in_channels = [channels // 64 for channels in config.model.neck.in_channels]
+    config.model.test_cfg.rpn.max_per_img = 4
+    config.model.test_cfg.rcnn.update(score_thr=0.0, max_per_img=2)  # finds boxes
+    case = table5.Case((3, 64, 96), 'detection', 'cpu', precision)
+    (fps,), (part,) = table5.measure_fps([table5.make_detector(config, case)], 1, case)
+    assert fps > 0 and 0 < part < 1

@@ -1,8 +1,9 @@
 """Times classifiers: ours in all their forms, a plain PyTorch baseline, and any of mmpretrain's.
 
-The forms take turns; times are medians. Peak memory is that of a separate process, including the
-weights, without memory that malloc would keep for later. The error is the largest difference from
-the first form's outputs, relative to the largest of them. For int8, random images set the ranges.
+The forms take turns; times are medians. Peak memory includes the weights; on a CPU it is that of a
+separate process, without memory that malloc would keep for later. The error is the largest
+difference from the first form's outputs, relative to the largest of them. For int8, random images
+set the ranges.
 """
 
 import argparse
@@ -129,25 +130,44 @@ def make_case(args: argparse.Namespace, size: Tuple[int, ...], task: str) -> Cas
     """The case that options name.
 
     Raises:
-        UsageError: for a precision that the device does not have.
+        UsageError: for a precision or form that the device does not have.
     """
-    if args.device == 'cpu' and args.precision in ('tf32', 'float16'):
-        raise UsageError(f'--precision {args.precision} is for GPUs: leave it out.')
+    if args.device == 'cpu':
+        if args.precision in ('tf32', 'float16'):
+            raise UsageError(f'--precision {args.precision} is for GPUs: leave it out.')
+        for form in FOR_GPUS:
+            if form in getattr(args, 'forms', ()):
+                raise UsageError(f'form {form} is for GPUs: leave it out.')
     return Case(size, task, args.device, args.precision, args.layout)
 
 
-def make_model(name: str) -> nn.Module:
-    """A classifier of mmpretrain with random weights, and random statistics of its norms."""
+def make_model(name: str, case: Case) -> nn.Module:
+    """A classifier of mmpretrain with random weights, and random statistics of its norms.
+
+    It is in float32, and on the device.
+    """
     torch.manual_seed(0)
-    model = mmpretrain.get_model(name)
+    model = mmpretrain.get_model(name).to(case.device)
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight)
         elif isinstance(module, _BatchNorm):
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.5, 2.0)
+        elif hasattr(module, 'get_attn_mask') and case.task == 'inference':
+            module.get_attn_mask = in_dtype(module.get_attn_mask, case.dtype)  # always float32
     model.name = name
     return model.eval()
+
+
+def in_dtype(function: Callable[..., Optional[Tensor]], dtype: torch.dtype) -> Callable:
+    """A function whose tensors, where it returns one, have a dtype."""
+
+    def call(*args: Any, **kwargs: Any) -> Optional[Tensor]:
+        found = function(*args, **kwargs)
+        return None if found is None else found.to(dtype)
+
+    return call
 
 
 def make_plain(model: nn.Module) -> PlainVanillaNet:
@@ -224,24 +244,28 @@ class Graphed(nn.Module):
     """A network whose kernels are recorded once and then started together, as a CUDA graph.
 
     Args:
-        model: The network, for inference.
-        case: On a GPU.
+        model: The network, for inference on a GPU.
     """
 
-    def __init__(self, model: nn.Module, case: Case) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        self.graph, self.read = torch.cuda.CUDAGraph(), case.images()
+        self.graph: Optional[torch.cuda.CUDAGraph] = None
+
+    def record(self, images: Tensor) -> None:
+        """Records the kernels for images of a size."""
+        self.graph, self.read = torch.cuda.CUDAGraph(), images.clone()
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.inference_mode(), torch.cuda.stream(stream):
             for _ in range(3):  # chooses kernels, allocates memory
-                model(self.read)
-            torch.cuda.current_stream().wait_stream(stream)
+                self.model(self.read)
             with torch.cuda.graph(self.graph, stream=stream):
-                self.written = model(self.read)
+                self.written = self.model(self.read)
 
     def forward(self, images: Tensor) -> Tensor:
+        if self.graph is None:
+            self.record(images)
         self.read.copy_(images)
         self.graph.replay()
         return self.written.clone()
@@ -251,18 +275,18 @@ def optimized(model: nn.Module, case: Case) -> nn.Module:
     return optimize_for_inference(model, case.device, case.dtype)
 
 
-# Form -> what makes it from a model in deep form, on the CPU.
+# Form -> what makes it from a model in deep form.
 FORMS: Dict[str, Callable[[nn.Module, Case], nn.Module]] = {
     'plain': lambda model, case: case.put(make_plain(model)),
     'plain-deploy': lambda model, case: case.put(make_plain(switch_to_deploy(model))),
-    'plain-graph': lambda model, case: Graphed(case.put(make_plain(switch_to_deploy(model))), case),
+    'plain-graph': lambda model, case: Graphed(case.put(make_plain(switch_to_deploy(model)))),
     'deep': lambda model, case: case.put(copy.deepcopy(model)),
     'deep-cp': lambda model, case: case.put(with_cp(copy.deepcopy(model))),
     'merged': lambda model, case: case.put(merge_deep_convs(model)),
     'merged-cp': lambda model, case: case.put(with_cp(merge_deep_convs(model))),
     'merged-compiled': lambda model, case: torch.compile(case.put(merge_deep_convs(model))),
     'deploy': lambda model, case: case.put(switch_to_deploy(model)),
-    'graph': lambda model, case: Graphed(case.put(switch_to_deploy(model)), case),
+    'graph': lambda model, case: Graphed(case.put(switch_to_deploy(model))),
     'optimized': optimized,
     'optimized-bf16': lambda model, case: optimized(model, case._replace(precision='bfloat16')),
     'onnxruntime': Exported,
@@ -295,7 +319,7 @@ PACKAGES = {
 }
 FOR_TRAINING = ('plain', 'deep', 'deep-cp', 'merged', 'merged-cp', 'merged-compiled')
 FOR_GPUS = ('plain-graph', 'graph')
-NOT_OURS_ALONE = ('deep', 'deploy', 'graph', 'optimized', 'optimized-bf16', *PACKAGES)
+OF_ANY_MODEL = ('deep', 'deploy', 'graph', 'optimized', 'optimized-bf16', *PACKAGES)
 
 
 def make_step(model: nn.Module, images: Tensor, case: Case) -> Callable[[], Any]:
@@ -337,15 +361,17 @@ def measure_memory(name: str, form: str, case: Case) -> float:
         mmpretrain.get_model(name)  # imports much that is not part of the model
     gc.collect()
     before = torch.cuda.memory_allocated() / 2**20 if on_gpu else resident('VmRSS')
-    model = FORMS[form](make_model(name), case)
+    model = FORMS[form](make_model(name, case), case)
     gc.collect()
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
     else:
         Path('/proc/self/clear_refs').write_text('5')
     step = make_step(model, case.images(), case)
-    for _ in range(2):
-        step()
+    step()
+    if on_gpu and case.task == 'training':  # the first step may compile, and tries kernels then
+        torch.cuda.reset_peak_memory_stats()
+    step()
     peak = torch.cuda.max_memory_allocated() / 2**20 if on_gpu else resident('VmHWM')
     return peak - before
 
@@ -355,7 +381,7 @@ def time_forms(
 ) -> Tuple[List[float], List[Tensor]]:
     """Seconds of each form of a model, taking turns, and its outputs."""
     set_precision(case.precision)
-    deep = make_model(name)
+    deep = make_model(name, case)
     models = [FORMS[form](deep, case) for form in forms]
     images = case.images()
     with torch.inference_mode():
@@ -369,10 +395,8 @@ def benchmark(name: str, forms: List[str], case: Case, rounds: int) -> List[List
     seconds, outputs = time_forms(name, forms, case, rounds)
     scale = outputs[0].abs().max()
     gc.collect()
-    in_process = (
-        measure_memory if case.device == 'cuda' else partial(in_new_process, measure_memory)
-    )
-    memory = [in_process(name, form, case) for form in forms]
+    measure = measure_memory if case.device == 'cuda' else partial(in_new_process, measure_memory)
+    memory = [measure(name, form, case) for form in forms]
     return [
         [
             *(name, form, case.task, str(case.size[0])),
@@ -401,10 +425,10 @@ def check(args: argparse.Namespace) -> None:
             need(f'form {form}', *PACKAGES[form])
             if args.device != 'cpu':
                 raise UsageError(f'form {form} runs on the CPU here: add --device cpu.')
-        if form not in NOT_OURS_ALONE and others:
-            raise UsageError(f'{others[0]} has no form {form}: choose deep, deploy or optimized.')
-        if form in FOR_GPUS and args.device == 'cpu':
-            raise UsageError(f'form {form} is for GPUs: leave it out.')
+        if form not in OF_ANY_MODEL and others:
+            raise UsageError(
+                f'{others[0]} has no form {form}: choose of {", ".join(OF_ANY_MODEL)}.'
+            )
 
 
 def main() -> None:

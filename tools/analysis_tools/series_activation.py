@@ -7,10 +7,14 @@ On a GPU, *fused* is ReLU and convolution in one Triton kernel.
 
 import argparse
 from functools import partial
+from importlib import import_module
+from importlib.metadata import version
+from importlib.util import find_spec
 from itertools import chain
-from typing import Callable, Dict, Iterator, List, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Tuple
 
 import torch
+from packaging.version import Version
 from torch import Tensor, nn
 
 from mmvanilla.cli.options import add_device, one_sentence_errors
@@ -37,22 +41,30 @@ def parse_args() -> argparse.Namespace:
 
 def measure_speeds(dtype: torch.dtype, rounds: int, device: str) -> Tuple[float, float]:
     """Bytes moved in a second by a large copy, operations in a second by a large product."""
-    source = torch.rand(2**25, dtype=dtype, device=device)
+    numbers, side = (2**29, 8192) if device == 'cuda' else (2**25, 2048)
+    source = torch.rand(numbers, dtype=dtype, device=device)
     target = torch.empty_like(source)
-    matrix = torch.rand(2048, 2048, dtype=dtype, device=device)
+    matrix = torch.rand(side, side, dtype=dtype, device=device)
     copying, multiplying = time_by_turns(
         [partial(target.copy_, source), partial(torch.mm, matrix, matrix)], rounds, device=device
     )
-    return 2 * source.numel() * source.element_size() / copying, 2 * 2048**3 / multiplying
+    return 2 * source.numel() * source.element_size() / copying, 2 * side**3 / multiplying
 
 
 class Fused(nn.Conv2d):
     """The depthwise convolution of a ReLU, in one kernel."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        from fused_activation import relu_depthwise  # needs Triton
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.kernel = import_module('fused_activation').relu_depthwise  # needs Triton
 
-        return relu_depthwise(x, self.weight, self.bias)
+    def forward(self, x: Tensor) -> Tensor:
+        return self.kernel(x, self.weight, self.bias)
+
+
+def has_triton() -> bool:
+    """Whether there is a Triton that takes the kernel."""
+    return find_spec('triton') is not None and Version(version('triton')) >= Version('3.4')
 
 
 def make_parts(channels: int, act_num: int, device: str) -> Dict[str, nn.Module]:
@@ -63,7 +75,7 @@ def make_parts(channels: int, act_num: int, device: str) -> Dict[str, nn.Module]
         'depthwise': nn.Conv2d(*size, **options),
         'norm': nn.BatchNorm2d(channels),
     }
-    if device == 'cuda':
+    if device == 'cuda' and has_triton():
         parts['fused'] = Fused(*size, **options)
     return parts
 
@@ -80,6 +92,12 @@ def make_passes(part: nn.Module, x: Tensor) -> Dict[str, Callable[[], object]]:
     }
 
 
+def repeated(function: Callable[[], object], times: int) -> None:
+    """Calls a function several times: a GPU then need not wait for Python but before the first."""
+    for _ in range(times):
+        function()
+
+
 def measure(name: str, args: argparse.Namespace) -> Iterator[List[str]]:
     """The rows of ``HEAD`` in a dtype."""
     dtype, device = DTYPES[name], args.device
@@ -94,8 +112,11 @@ def measure(name: str, args: argparse.Namespace) -> Iterator[List[str]]:
                 module = module.to(device, dtype)
                 for which, function in make_passes(module, x).items():
                     passes[part, layout, which] = function
-        times = time_by_turns(list(passes.values()), args.rounds, device=device)
-        for (part, layout, which), seconds in zip(passes, times):
+        repeats = 20 if device == 'cuda' else 1
+        functions = [partial(repeated, each, repeats) for each in passes.values()]
+        times = time_by_turns(functions, args.rounds, device=device)
+        for (part, layout, which), each in zip(passes, times):
+            seconds = each / repeats
             bytes_moved = x.numel() * x.element_size() * (2 if which == 'forward' else 3)
             taps = (2 * args.act_num + 1) ** 2 if part in ('depthwise', 'fused') else 0
             operations = x.numel() * 2 * taps * (1 if which == 'forward' else 2)
@@ -103,7 +124,7 @@ def measure(name: str, args: argparse.Namespace) -> Iterator[List[str]]:
             by = max(limits, key=limits.get)
             yield [
                 *(f'{channels}@{size}', part, layout, which, by),
-                *(f'{1000 * each:.3f}' for each in (seconds, limits[by])),
+                *(f'{1000 * time:.3f}' for time in (seconds, limits[by])),
                 f'{seconds / limits[by]:.1f}',
             ]
 

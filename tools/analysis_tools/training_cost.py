@@ -1,7 +1,8 @@
 """Estimates how long configs train, from the steps per second that are measured on this device.
 
-A step is the config's own: its model, loss and optimizer, on random images; reading and augmenting
-images is not included. With --tflops also for other devices, from the number of operations.
+A step is the config's own: its model, loss and optimizer, on random images, on a GPU with torch's
+default of TF32 in convolutions; reading and augmenting images is not included. With --tflops also
+for other devices, from the number of operations.
 """
 
 import argparse

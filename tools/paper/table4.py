@@ -24,7 +24,7 @@ from mmvanilla.cli.timing import describe_machine
 from mmvanilla.errors import UsageError
 
 sys.path.insert(0, str(Path(__file__).parents[1] / 'analysis_tools'))
-from benchmark import add_case, make_case, time_forms  # noqa: E402  a tool beside this folder
+from benchmark import Case, add_case, make_case, time_forms  # noqa: E402  a tool beside this folder
 
 PUBLISHED = Path(__file__).with_name('table4.csv')
 QUOTED_LATENCY = 'latency on A100 (ms)'
@@ -49,9 +49,8 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def measure(rows: Sequence[Row], args: argparse.Namespace) -> Iterator[Row]:
+def measure(rows: Sequence[Row], case: Case, args: argparse.Namespace) -> Iterator[Row]:
     """The paper's rows, with the milliseconds of each form; '' for models that mmpretrain lacks."""
-    case = make_case(args, (args.batch_size, 3, *args.shape), 'inference')
     for row in rows:
         name = row.pop('mmpretrain')
         seconds = [None] * len(args.forms)
@@ -119,8 +118,9 @@ def main() -> None:
     args = parse_args()
     if args.figure3 and find_spec('adjustText') is None:
         raise UsageError('--figure3 needs adjustText: pip install adjustText.')
+    case = make_case(args, (args.batch_size, 3, *args.shape), 'inference')
     log_errors_only()
-    machine = describe_machine(args.device)
+    machine = f'{describe_machine(args.device)}, {args.precision}, {args.layout}'
     print(
         f'{machine}, images of {args.shape[0]}x{args.shape[1]}, medians of {args.rounds}\n',
         flush=True,
@@ -128,7 +128,7 @@ def main() -> None:
     rows: List[Row] = []
 
     def cells() -> Iterator[List[str]]:
-        for row in measure(read_table(PUBLISHED), args):
+        for row in measure(read_table(PUBLISHED), case, args):
             rows.append(row)
             yield list(row.values())
 
