@@ -7,11 +7,11 @@ import copy
 
 import pytest
 import torch
+from helpers.fused_activation_pass import activate, with_gradients
 from helpers.networks import FORMS, randomize, relative_error
 from helpers.pairs import zip_equal
 from helpers.small_run import Classifier, Record, make_runner
 from mmengine.hooks import Hook
-from torch.nn import functional as F
 
 from mmvanilla import (
     VanillaNet,
@@ -200,15 +200,7 @@ def test_fused_activation(dtype, tolerance, layout):
     ]
     tensors = [tensor.to(DEVICE, dtype) for tensor in tensors]
 
-    def activate(x, weight, bias):
-        return F.conv2d(x.relu(), weight, bias, padding=3, groups=40)
-
-    def with_gradients(function, tensors):
-        tensors = [tensor.detach().requires_grad_() for tensor in tensors]
-        out = function(*tensors)
-        return [out.detach(), *torch.autograd.grad(out.double().square().mean(), tensors)]
-
-    got = with_gradients(fused_activation.relu_depthwise, tensors)
-    expected = with_gradients(activate, [tensor.double() for tensor in tensors])
+    got = with_gradients(fused_activation.relu_depthwise, *tensors)
+    expected = with_gradients(activate, *(tensor.double() for tensor in tensors))
     for one, other in zip_equal(got, expected):
         assert relative_error(one.double(), other) < tolerance

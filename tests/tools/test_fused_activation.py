@@ -4,10 +4,10 @@ from itertools import product
 
 import pytest
 import torch
+from helpers.fused_activation_pass import activate, with_gradients
 from helpers.networks import relative_error
 from helpers.pairs import zip_equal
 from new_process import in_new_process
-from torch.nn import functional as F
 
 pytest.importorskip('triton')
 CASES = list(
@@ -17,18 +17,6 @@ CASES = list(
         [((2, 5, 4, 3), 2, False), ((1, 33, 2, 5), 1, True), ((3, 1, 9, 1), 1, True)],
     )
 )
-
-
-def with_gradients(function, *tensors):
-    """The output of a function, and its inputs' gradients for a weighted sum of the outputs."""
-    tensors = [tensor.detach().requires_grad_() for tensor in tensors]
-    out = function(*tensors)
-    weights = torch.linspace(-1, 2, out.numel(), dtype=out.dtype).reshape(out.shape)
-    return [out.detach(), *torch.autograd.grad((out * weights).sum(), tensors)]
-
-
-def activate(x, weight, bias=None):
-    return F.conv2d(x.relu(), weight, bias, padding=weight.shape[-1] // 2, groups=len(weight))
 
 
 def errors_of_kernel():

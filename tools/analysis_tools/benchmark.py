@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from new_process import in_new_process
 from plain_vanillanet import PlainVanillaNet
+from series_activation import DTYPES, LAYOUTS
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -44,13 +45,7 @@ from mmvanilla.deployment.exporting import OPSET, need
 from mmvanilla.errors import UsageError
 
 M_MMAP_THRESHOLD = -3  # of malloc.h
-PRECISIONS = {
-    'float32': torch.float32,
-    'tf32': torch.float32,
-    'float16': torch.float16,
-    'bfloat16': torch.bfloat16,
-}
-LAYOUTS = {'contiguous': torch.contiguous_format, 'channels_last': torch.channels_last}
+PRECISIONS = dict(DTYPES, tf32=torch.float32)
 SHAPE = (224, 224)  # of the images that networks are exported and quantized with
 OURS = re.compile(r'vanillanet-(.+)_in1k')
 
@@ -435,6 +430,7 @@ def main() -> None:
     args = parse_args()
     args.forms = args.forms or DEFAULT_FORMS[args.task]
     check(args)
+    cases = [make_case(args, (size, 3, *args.shape), args.task) for size in args.batch_size]
     log_errors_only()
     print(
         f'{describe_machine(args.device)}, {args.precision}, {args.layout}, images of '
@@ -444,8 +440,7 @@ def main() -> None:
     rows = []
 
     def cells() -> Iterator[List[str]]:
-        for batch_size in args.batch_size:
-            case = make_case(args, (batch_size, 3, *args.shape), args.task)
+        for case in cases:
             for name in args.models:
                 found = benchmark(name, args.forms, case, args.rounds)
                 rows.extend(found)

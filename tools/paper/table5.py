@@ -203,10 +203,10 @@ def find_rows(given: List[Tuple[str, str]], configs: List[Config]) -> Dict[int, 
 def make_rows(args: argparse.Namespace, shape: Tuple[int, int]) -> Iterator[List[Any]]:
     """The rows of the table; wrong checkpoints raise UsageError before any long work."""
     init_default_scope('mmdet')
+    case = make_case(args, (3, *shape), 'detection')
     configs = [make_config(row, args.cfg_options) for row in PUBLISHED]
     checkpoints = find_rows(args.checkpoint, configs)
     counted = [count(cfg, PAPER_SHAPE, deploy=True) for cfg in configs]
-    case = make_case(args, (3, *shape), 'detection')
     models = [make_detector(cfg, case) for cfg in configs]
     fps, parts = measure_fps(models, args.rounds, case)
     del models
